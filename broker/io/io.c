@@ -1,0 +1,18 @@
+#include "io.h"
+
+static void run_done(struct io_op *op)
+{
+    *(bool *)op->owner = true;
+}
+
+int64_t io_run(struct io *io, struct io_op *op)
+{
+    bool finished = false;
+    op->owner = &finished;
+    op->done = run_done;
+    io_submit(io, op);
+    io_kick(io);
+    while (!finished)
+        io_wait(io, -1);
+    return op->result;
+}

@@ -1,0 +1,222 @@
+/* log.h: the commit log of one store, as sessions, tests and tools see it. One log for all topics.
+ *
+ * Happy path of a write
+ *   1. log_topic() finds the topic, or makes one that its first write will put into the catalogue.
+ *   2. log_write() admits a write (limits, topic busy, log space), copies its payload once into the gathering group, checks
+ *      the copy and checksums it. From here on the client's memory is not looked at again.
+ *   3. log_turn() seals the gathering group when no group is in flight: gives sequences, fills headers, submits the group as
+ *      one contiguous range of one segment. At most one group is in flight; everything else gathers.
+ *   4. io_wait() reaps the writes, then the one flush; the index learns the group; write->done is called for each write of
+ *      the group, in order. Followers of the topic are woken after that.
+ *
+ * Failure modes
+ *   - refused: log_write returns an error and `done` is never called; not one byte went to the kernel (G4).
+ *   - write error: the group is written once more in the next segment; if that fails too its writes end with -EIO, durably
+ *     rolled back (G3).
+ *   - flush error, or a roll-back that cannot be made durable: log_failed() from then on; no `done` is ever called again; the
+ *     owner ends the process (G10).
+ *   - no space: -ENOSPC at admission; reads go on; heals by itself (G9).
+ *
+ * Threads: one. Everything here is called from the thread that calls io_wait. */
+#ifndef WALRUS_LOG_H
+#define WALRUS_LOG_H
+
+#include "../io/io.h"
+#include "../../shared/layout.h"
+
+struct log;
+struct topic;
+
+/* ------------------------------------------------------------------------------------------------ start and stop */
+
+enum say { SAY_ERROR, SAY_WARNING, SAY_NOTICE, SAY_DEBUG };
+
+struct log_options {
+    struct io *io;           /* borrowed; outlives the log */
+    uint64_t segment_bytes;  /* length of segments after the first small ones; 0 = 64 MiB; 4 MiB + 64 KiB to 1 GiB */
+    uint64_t memory_bytes;   /* bound of the log's private memory; 0 = 48 MiB; at least 24 MiB */
+    uint32_t commit_align;   /* 0 = io->align; a power of two, from io->logical_block to 64 KiB */
+    uint8_t level;           /* enum level of topics that are created without one; 0 = LEVEL_DURABLE */
+    int64_t interval_ns;     /* LEVEL_WRITTEN and below are flushed at least this often; 0 = 200 ms */
+    uint32_t max_topics;     /* 0 = 65,536 */
+    int64_t lock_wait_ns;    /* how long a start waits for a dead predecessor's I/O; 0 = 30 s */
+    bool prepare_only_spare; /* tests: no background preparation beyond one segment */
+    void (*say)(void *context, enum say priority, const char *line);
+    void *context;
+};
+
+/* Starts on the folder behind options->io: makes an empty store of an empty folder, else locks, recovers and serves. Blocks.
+ * Errors (err->text names store, place and way out): -ENOTEMPTY not a store; -EPROTONOSUPPORT of a newer format; -EBUSY held
+ * by a living broker; -ETIMEDOUT a dead predecessor's I/O does not end; -EBADMSG damage before the tail; -EROFS, -EACCES,
+ * -ENOSPC, -EIO, -ENOMEM as the system has them. */
+int log_start(const struct log_options *options, struct log **out, struct error *err) must_check;
+
+/* Commits what was admitted, flushes, writes a clean checkpoint, releases everything. Blocks. Writes still waiting for `done`
+ * get it. If the log has failed, or on error, it just releases everything (no `done`). */
+int log_stop(struct log *log, struct error *err) must_check;
+
+/* Releases everything without writing a byte, as a crash would (after log_failed(), and in the simulator). Ops in flight are
+ * waited for. No `done` is called. */
+void log_abandon(struct log *log);
+
+/* NULL, or why the log has fail-stopped. */
+const struct error *log_failed(const struct log *log);
+
+/* Drives the log: seals, submits, prepares segments, keeps deadlines. Call after each io_wait and after admitting writes.
+ * Ends with io_kick. Returns the time (io_now) at which it must be called again at the latest; INT64_MAX for none. */
+int64_t log_turn(struct log *log);
+
+/* True while a group is in the device or gathering. */
+bool log_busy(const struct log *log);
+
+/* ------------------------------------------------------------------------------------------------ topics */
+
+/* Finds the topic `name`; with `create`, makes one in memory if there is none: its first write puts it into the catalogue,
+ * with `level` (0 = the log's default), which an existing topic keeps as it has it. Takes a reference.
+ * -EINVAL bad name; -ENOENT; -EDQUOT too many topics; -ENOMEM. */
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool create, struct topic **out) must_check;
+void log_topic_release(struct log *log, struct topic *topic);
+
+struct topic_view {
+    uint32_t id;            /* 0 until it is in the catalogue */
+    const char *name;
+    size_t name_length;
+    uint8_t level;
+    uint64_t first_sequence; /* first one that can still be read */
+    uint64_t visible_next;   /* entries below it may be read */
+    uint64_t durable_next;
+};
+void log_topic_view(const struct topic *topic, struct topic_view *view);
+/* The topic of the catalogue with the smallest id above `id`, or NULL. No reference is taken: use it at once. */
+struct topic *log_topic_after(struct log *log, uint32_t id);
+
+/* One call of wake() when the visible end of the topic moved, or the topic got its first entry; then it is off the list. */
+struct topic_waiter {
+    void (*wake)(struct topic_waiter *waiter);
+    struct topic_waiter *next, **link; /* link != NULL: on a list */
+};
+void log_topic_wait(struct topic *topic, struct topic_waiter *waiter);
+void log_topic_wait_cancel(struct topic_waiter *waiter);
+
+/* ------------------------------------------------------------------------------------------------ writes */
+
+enum write_kind {
+    WRITE_APPEND, /* one entry; appends of different handles are taken together */
+    WRITE_BATCH,  /* a whole batch */
+    WRITE_CHUNK,  /* part of a stream */
+};
+
+/* One batch that comes in chunks. The session makes it zeroed (topic, owner, level set) before the first chunk and keeps it
+ * until the last chunk's `done`, or log_stream_abort. */
+struct stream {
+    struct topic *topic;
+    const void *owner; /* the handle; see struct write */
+    uint8_t level;
+    uint64_t number;   /* batch number */
+    /* the log's */
+    uint64_t id;
+    uint64_t entries;
+    uint64_t bytes;    /* payload and overhead so far, as the 10 GiB limit counts them */
+    uint32_t chunks;
+    uint32_t inflight; /* chunks copied and not yet committed or failed */
+    bool open_entry;   /* the last piece goes on in the next chunk */
+    bool admitted;
+    bool failed;       /* nothing more is taken; ends with `error` */
+    int error;
+    uint64_t first_segment;
+    struct stream *next;
+};
+
+struct write {
+    /* the caller's */
+    enum write_kind kind;
+    bool first, last;         /* WRITE_CHUNK */
+    uint8_t level;            /* 0 = the topic's; a lower one than the topic's counts as the topic's */
+    struct topic *topic;      /* referenced until `done` */
+    const void *owner;        /* identity of the handle, for -EBUSY; only compared */
+    struct stream *stream;    /* WRITE_CHUNK */
+    const void *payload;      /* hostile memory; read once, inside log_write */
+    const void *records;      /* hostile memory; struct entry_record[entries] */
+    uint32_t entries;
+    uint32_t payload_bytes;   /* a multiple of PAYLOAD_ALIGN, up to MAX_WHOLE_PAYLOAD, for chunks MAX_CHUNK_PAYLOAD */
+    uint64_t number;          /* batch number */
+    int64_t drained_ns;
+    void (*done)(struct write *write);
+
+    /* results: valid in `done`; of a refusal only result and reason */
+    int result;               /* 0 or a negative errno */
+    uint8_t reason;           /* enum reason */
+    uint8_t level_reached;
+    uint32_t flags;           /* enum completion_flag */
+    uint64_t first_sequence;
+    uint64_t committed;       /* entries of the whole batch */
+    uint64_t group;
+    int64_t submitted_ns;
+    int64_t durable_ns;
+
+    /* the log's */
+    uint32_t frame_at;
+    struct write *next;
+};
+
+/* Admits and copies. 0: taken, `done` follows from a later io_wait or log_turn (never from here). Else refused, `done` does
+ * not follow:
+ *   -EINVAL  limits or the copied records do not add up (for a chunk: the stream is rolled back)
+ *   -EBUSY   REASON_TOPIC: a batch of another owner is in progress on this topic
+ *   -EAGAIN  REASON_MEMORY, REASON_SPACE: hold it and try again after the next log_turn; clears by itself
+ *   -ENOSPC  no log space and none being prepared; -EDQUOT too many topics; -ESHUTDOWN the log is stopping or has failed
+ *   -EIO, -ENOSPC, ... (chunk of a failed stream): stream->error */
+int log_write(struct log *log, struct write *write) must_check;
+
+/* Rolls a stream back: its chunks become dead bytes and its topic is free. `done` of its chunks in flight still comes. */
+void log_stream_abort(struct log *log, struct stream *stream);
+
+/* ------------------------------------------------------------------------------------------------ reads */
+
+struct log_read {
+    /* the caller's */
+    struct topic *topic;   /* referenced until `done` */
+    uint64_t from;         /* first sequence; 0 = the first one there is */
+    uint64_t entry_offset; /* start inside entry `from`; a multiple of 4096 */
+    uint32_t max_entries;  /* 1 to MAX_BATCH_ENTRIES */
+    uint32_t max_bytes;    /* payload bytes wanted; at least one entry, or a piece of it, is returned */
+    uint8_t *buffer;       /* gets struct run, ...; PAYLOAD_ALIGN aligned */
+    uint32_t buffer_bytes; /* at least 16 KiB */
+    void (*done)(struct log_read *read);
+    void *owner;
+
+    /* results */
+    int result;            /* entries returned (a piece counts as 1; 0 = nothing visible at `from` yet) or -EBADMSG, -EIO,
+                              -ENODATA, -EINVAL */
+    uint32_t used;         /* bytes of buffer */
+    uint64_t first_sequence;
+    uint64_t next_sequence; /* where to go on; stays at the entry while a piece is not its last one */
+    uint64_t end_sequence;  /* visible end */
+    bool unstable;
+
+    /* the log's */
+    struct log_read *next;
+    void *state;
+};
+/* `done` follows from io_wait or log_turn, never from here. The text for -EBADMSG goes to say(). */
+void log_read(struct log *log, struct log_read *read);
+
+/* ------------------------------------------------------------------------------------------------ numbers */
+
+/* Counters since the start, and gauges. Copied by value into the stat page: fixed width. */
+struct log_stats {
+    uint64_t epoch;
+    uint64_t groups, batches, entries, payload_bytes, log_bytes, flushes, chunks;
+    uint64_t refused_busy, refused_space, refused_invalid;
+    uint64_t rollbacks, failed_batches, lost_batches;
+    uint64_t segments, prepared_segments, segment_number, segment_used, segment_length;
+    uint64_t topics, streams_open;
+    uint64_t checkpoints, reads, read_entries, read_bytes, read_cache_hits, damaged_reads;
+    uint64_t start_ns, start_groups_walked, start_groups_copied, start_bytes_cut;
+    uint64_t memory_bytes;
+    uint64_t space_free;
+};
+void log_stats(const struct log *log, struct log_stats *stats);
+const char *log_store_id(const struct log *log); /* 32 hex digits */
+
+#endif
