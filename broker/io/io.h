@@ -56,6 +56,7 @@ enum io_file_flag {
 struct io_op {
     enum io_kind kind;
     bool background; /* helper thread; see above */
+    bool durable;    /* WRITE: write and flush in one (RWF_DSYNC); an error of it counts as an error of the flush */
     uint32_t flags;  /* enum io_file_flag, for CREATE and OPEN */
     struct io_file *file;
     void *buffer;
@@ -109,6 +110,7 @@ struct io {
     uint32_t logical_block; /* of the device: the least alignment of direct I/O */
     uint32_t align;         /* what --commit-align defaults to here: max(4096, physical block), page size when buffered */
     int backend;            /* enum io_backend of message.h */
+    bool errors_are_final;  /* mmap: a failed WRITE leaves unknown bytes like a failed FLUSH and cannot be rolled back */
     uint32_t inflight;      /* ops submitted and not done */
 };
 
