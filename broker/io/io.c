@@ -16,3 +16,15 @@ int64_t io_run(struct io *io, struct io_op *op)
         io_wait(io, -1);
     return op->result;
 }
+
+void io_signal_send(struct io *io, struct io_signal *signal)
+{
+    if (io->functions->signal_send != NULL)
+        io->functions->signal_send(io, signal);
+}
+
+void io_signal_cancel(struct io *io, struct io_signal *signal)
+{
+    if (io->functions->signal_cancel != NULL)
+        io->functions->signal_cancel(io, signal);
+}

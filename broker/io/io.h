@@ -31,6 +31,7 @@
 #include "../../shared/base.h"
 
 struct io;
+struct io_signal;
 struct io_file; /* an open file of the store folder */
 
 enum io_kind {
@@ -83,7 +84,8 @@ struct io_functions {
     void (*submit)(struct io *io, struct io_op *op);
     void (*kick)(struct io *io);
     /* Runs `done` of what has completed. Waits until at least one op completed, the watched descriptor is readable, or
-     * timeout_ns passed (0: do not wait, negative: no limit). Returns the number of ops completed. */
+     * timeout_ns passed (0: do not wait, negative: no limit), or a signal handler ran (then perhaps early, with 0). Does what
+     * kick does first. Returns the number of ops completed. */
     int (*wait)(struct io *io, int64_t timeout_ns);
     int64_t (*now)(struct io *io);  /* CLOCK_MONOTONIC, ns */
     int64_t (*wall)(struct io *io); /* CLOCK_REALTIME, ns */
@@ -101,7 +103,11 @@ struct io_functions {
     int (*claim)(struct io *io, const char *name, int64_t *holder_pid);
     void (*sleep)(struct io *io, int64_t ns); /* between two tries of lock(); virtual time in the simulator */
     uint64_t (*space_free)(struct io *io);    /* bytes an unprivileged writer could still allocate; a hint */
-    void (*destroy)(struct io *io);           /* closes every file; no op may be in flight */
+    void (*destroy)(struct io *io);           /* closes every file; no op may be in flight, no signal parked */
+
+    /* -- at any time, see struct io_signal; NULL in a back end that has no clients (the simulator) */
+    void (*signal_send)(struct io *io, struct io_signal *signal);
+    void (*signal_cancel)(struct io *io, struct io_signal *signal);
 };
 
 struct io {
@@ -112,6 +118,7 @@ struct io {
     int backend;            /* enum io_backend of message.h */
     bool errors_are_final;  /* mmap: a failed WRITE leaves unknown bytes like a failed FLUSH and cannot be rolled back */
     uint32_t inflight;      /* ops submitted and not done */
+    bool watch_ready;       /* set by each wait(): the watched descriptor was readable when wait() last looked */
 };
 
 static inline void io_submit(struct io *io, struct io_op *op)
@@ -165,11 +172,13 @@ int io_real_create(const struct io_real_options *options, struct io **out, char 
                    struct error *err) must_check;
 
 /* Signals a client's eventfd without ever blocking on it, whatever the peer did to the eventfd (filled it, cleared
- * O_NONBLOCK). `parked` is true while an earlier signal to it is still on its way, which then counts as this one too.
- * The owner keeps the struct until signal_idle() says true. */
+ * O_NONBLOCK). Zeroed but for `fd` before the first use; one struct for each descriptor. `parked` is true while an earlier
+ * signal is still on its way: sending then costs nothing, and the eventfd becomes readable once more after this call in any
+ * case. Signals leave with the next io_kick or io_wait. The owner keeps struct and descriptor until `parked` is false. */
 struct io_signal {
     int fd;
     bool parked;
+    uint8_t state; /* the back end's, as all that follows */
     uint64_t one;
     void *backend;
 };
