@@ -3,7 +3,7 @@
 
 usage: summary.py [--complete] [--meson-status N] BUILD_FOLDER
 
-A Criterion suite is a test with the label `criterion`, or one that printed Criterion's closing line. Its figures are taken
+A Criterion suite is a test with the label `criterion`, or one that printed Criterion's opening or closing line. Its figures are taken
 from that line. A suite that ended without one (crash, time-out) or that ended badly though its line names no failure counts
 at least one failing test: nothing that went wrong is left out of the sum. Everything else (scripts) is listed and counted
 apart. Exit code 0 only if all that ran passed, something ran, and, with --complete, every test that is defined ran.
@@ -36,7 +36,7 @@ class Suite:
         self.output = record.get('stdout', '') + record.get('stderr', '')
         closings = [[int(n) for n in line] for line in CLOSING.findall(self.output)]
         self.closed = bool(closings)
-        self.is_criterion = self.closed or 'criterion' in labels.split(':')[-1].split('+')
+        self.is_criterion = self.closed or 'Criterion v' in self.output or 'criterion' in labels.split(':')[-1].split('+')
         self.is_skipped = self.result == 'SKIP'
         self.tested, self.passing, self.failing, self.crashing = (sum(n) for n in zip(*closings)) if closings else (0,) * 4
         self.trouble = self._trouble()
@@ -141,7 +141,7 @@ def main():
     totals = [sum(getattr(suite, field) for suite in criterion) for field in ('tested', 'passing', 'failing', 'crashing')]
     print('[====] Synthesis: Tested: {} | Passing: {} | Failing: {} | Crashing: {}'.format(*totals))
     if problems:
-        print(f'dev test: FAILED: {"; ".join(problems)}')
+        print(f'tests: FAILED: {"; ".join(problems)}')
     return 1 if problems else 0
 
 
