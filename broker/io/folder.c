@@ -177,6 +177,7 @@ static int64_t perform_open(struct folder *folder, struct io_op *op)
     if (file == NULL)
         return -ENOMEM;
     file->direct = folder->direct && !buffered;
+    file->writable = !read_only;
     file->fd = open_file(folder, op->name, (read_only ? O_RDONLY : O_RDWR) | (create ? O_CREAT | O_EXCL : 0),
                          &file->direct);
     int result = file->fd < 0 ? file->fd : 0;

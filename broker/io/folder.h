@@ -7,8 +7,9 @@
 
 struct io_file {
     int fd;
-    uint32_t align;                /* what offset, length and buffer of READ and WRITE are multiples of */
-    bool direct;                   /* opened with O_DIRECT */
+    uint32_t align; /* what offset, length and buffer of READ and WRITE are multiples of */
+    bool direct;    /* opened with O_DIRECT */
+    bool writable;
     uint32_t inflight;             /* the core thread's: ops on this file that are not done */
     uint8_t *mapping;              /* back end mmap: the file as far as it was mapped, else NULL */
     uint64_t mapped;               /* bytes of it */

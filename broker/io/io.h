@@ -103,7 +103,7 @@ struct io_functions {
     int (*claim)(struct io *io, const char *name, int64_t *holder_pid);
     void (*sleep)(struct io *io, int64_t ns); /* between two tries of lock(); virtual time in the simulator */
     uint64_t (*space_free)(struct io *io);    /* bytes an unprivileged writer could still allocate; a hint */
-    void (*destroy)(struct io *io);           /* closes every file; no op may be in flight, no signal parked */
+    void (*destroy)(struct io *io);           /* closes every file; no op may be in flight */
 
     /* -- at any time, see struct io_signal; NULL in a back end that has no clients (the simulator) */
     void (*signal_send)(struct io *io, struct io_signal *signal);

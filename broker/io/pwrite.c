@@ -1,7 +1,6 @@
 /* pwrite.c: the back end for systems that refuse io_uring: pread, pwrite and fdatasync in the I/O thread. A durable write is one
  * pwritev2 with RWF_DSYNC. */
 #include "threaded.h"
-#include "../../shared/message.h"
 
 static int64_t pwrite_perform(struct threaded *threaded, struct io_op *op)
 {
@@ -11,6 +10,5 @@ static int64_t pwrite_perform(struct threaded *threaded, struct io_op *op)
 
 int pwrite_start(struct real *real, struct error *err)
 {
-    real->io.backend = IO_BACKEND_PWRITE;
     return threaded_start(real, pwrite_perform, err);
 }

@@ -121,7 +121,6 @@ int signaller_start(struct signaller *signaller, int event_fd)
 
 void signaller_stop(struct signaller *signaller)
 {
-    check_bug(signaller->unsent.first == NULL);
     if (signaller->has_thread)
         signal_thread_stop(&signaller->thread);
     signaller->has_thread = false;

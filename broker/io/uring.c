@@ -1,10 +1,437 @@
+/* uring.c: the back end io_uring.
+ *
+ * Happy path
+ *   1. submit puts an op on a list; kick (and wait) turn the list into submission entries and hand all of them to the kernel in
+ *      one system call.
+ *   2. wait hands over what is new, sleeps in the kernel for one completion, and finishes everything that is there.
+ *   3. The watched descriptor and the eventfd of the helper thread are polls in the same ring, so that there is one place to sleep.
+ *      Each poll fires once and is set again by the next wait: a level-triggered epoll descriptor that stays readable costs
+ *      one completion a wait, not a spin in the kernel.
+ *
+ * Flush and durable write. Measured here (O_DIRECT, pre-written space, ways interleaved, p50 of 1,500 each, us):
+ *                                       4 KiB   72 KiB   1 MiB
+ *     write in the ring, fdatasync here 120.7    137.4   418.2      (this thread sleeps in the device meanwhile)
+ *     write, then FSYNC, in the ring    124.2    140.6   420.2
+ *     one write with RWF_DSYNC          121.1    137.3   416.6
+ *     pwrite and fdatasync, no ring     121.2    136.3   416.9
+ *   So nothing here blocks this thread: FLUSH goes through the ring, and a group that is one write is best written `durable`.
+ *
+ * Failure modes: the kernel takes no more at the moment (-EAGAIN, -EBUSY): what is left stays listed and goes with the next kick or
+ * wait. A signal handler ran: wait returns early. Neither is ever an op's result. A write or read that comes back with -EINTR
+ * did nothing and is submitted again; a flush is not, its answer is passed on whatever it is (G10).
+ *
+ * Invariants
+ *   - The completion queue cannot overflow: ops, signals and what cancels them are bounded, each for itself, and the bounds
+ *     add up to less than its length. What is over a bound waits on its list. Signals that hostile peers keep from
+ *     completing can so never stop an op.
+ *   - One thread makes, uses and destroys this: the kernel refuses others (SINGLE_ISSUER), and completions are only worked
+ *     off when that thread enters (DEFER_TASKRUN). */
 #include "real.h"
+#include "signaller.h"
+
+#include <fcntl.h>
+#include <liburing.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define SUBMIT_ENTRIES     256u
+#define COMPLETION_ENTRIES 16384u
+#define MAX_OPS            1024u
+#define MAX_SIGNALS        7168u /* each may need a second entry to be taken back */
+#define POLLS              2u
+_Static_assert(MAX_OPS + 2 * MAX_SIGNALS + POLLS < COMPLETION_ENTRIES, "completions must not overflow");
+
+/* What a completion is for: the low bits of its user data, under a pointer or alone. */
+enum tag { TAG_OP = 0, TAG_SIGNAL = 1, TAG_WATCH = 2, TAG_EVENT = 3, TAG_CANCEL = 4, TAG_MASK = 7 };
+
+struct uring {
+    struct real real; /* first */
+    struct io_uring ring;
+    struct op_queue waiting;        /* submitted to us, not yet an entry */
+    struct signal_list unsent;      /* QUEUED */
+    struct signal_list to_cancel;   /* CANCELLED, not yet told to the kernel */
+    uint32_t ops, signals, cancels; /* in the ring */
+    bool watch_armed, event_armed;
+};
+
+static struct uring *uring_of(struct io *io)
+{
+    return (struct uring *)(void *)io;
+}
+
+/* ------------------------------------------------------------------------------------------------ submission */
+
+static uint64_t tagged(const void *pointer, enum tag tag)
+{
+    check_bug(((uintptr_t)pointer & TAG_MASK) == 0);
+    return (uint64_t)(uintptr_t)pointer | tag;
+}
+
+static void *pointer_of(uint64_t user_data)
+{
+    return (void *)(uintptr_t)(user_data & ~(uint64_t)TAG_MASK);
+}
+
+static void enter(struct uring *uring)
+{
+    int taken = io_uring_submit(&uring->ring);
+    check_bug(taken >= 0 || taken == -EAGAIN || taken == -EBUSY || taken == -EINTR);
+}
+
+/* A free submission entry, or NULL while the kernel takes none. */
+static struct io_uring_sqe *entry(struct uring *uring)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+    if (sqe == NULL) {
+        enter(uring);
+        sqe = io_uring_get_sqe(&uring->ring);
+    }
+    return sqe;
+}
+
+static void prepare_op(struct io_uring_sqe *sqe, const struct io_op *op)
+{
+    switch (op->kind) {
+    case IO_READ:
+        io_uring_prep_read(sqe, op->file->fd, op->buffer, (unsigned)op->length, op->offset);
+        break;
+    case IO_WRITE:
+        io_uring_prep_write(sqe, op->file->fd, op->buffer, (unsigned)op->length, op->offset);
+        if (op->durable)
+            sqe->rw_flags = RWF_DSYNC;
+        break;
+    case IO_FLUSH:
+        io_uring_prep_fsync(sqe, op->file->fd, IORING_FSYNC_DATASYNC);
+        break;
+    default:
+        check_bug(!"an op for the ring");
+    }
+    io_uring_sqe_set_data64(sqe, tagged(op, TAG_OP));
+}
+
+/* Turns what is listed into entries, as far as there is room. */
+static void fill(struct uring *uring)
+{
+    struct io_uring_sqe *sqe;
+    struct io_signal *signal;
+    while (uring->waiting.first != NULL && uring->ops < MAX_OPS && (sqe = entry(uring)) != NULL) {
+        prepare_op(sqe, op_queue_pop(&uring->waiting));
+        uring->ops++;
+    }
+    while (uring->unsent.first != NULL && uring->signals < MAX_SIGNALS && (sqe = entry(uring)) != NULL) {
+        signal = signal_list_pop(&uring->unsent);
+        signal->state = SIGNAL_SENT;
+        io_uring_prep_write(sqe, signal->fd, &signal->one, sizeof signal->one, 0);
+        io_uring_sqe_set_data64(sqe, tagged(signal, TAG_SIGNAL));
+        uring->signals++;
+    }
+    while (uring->to_cancel.first != NULL && uring->cancels < MAX_SIGNALS && (sqe = entry(uring)) != NULL) {
+        signal = signal_list_pop(&uring->to_cancel);
+        io_uring_prep_cancel64(sqe, tagged(signal, TAG_SIGNAL), 0);
+        io_uring_sqe_set_data64(sqe, TAG_CANCEL);
+        uring->cancels++;
+    }
+}
+
+static bool arm_one(struct uring *uring, int fd, enum tag tag)
+{
+    struct io_uring_sqe *sqe = entry(uring);
+    if (sqe == NULL)
+        return false;
+    io_uring_prep_poll_add(sqe, fd, POLLIN);
+    io_uring_sqe_set_data64(sqe, tag);
+    return true;
+}
+
+static void arm(struct uring *uring)
+{
+    if (!uring->watch_armed && uring->real.watch_fd >= 0)
+        uring->watch_armed = arm_one(uring, uring->real.watch_fd, TAG_WATCH);
+    if (!uring->event_armed)
+        uring->event_armed = arm_one(uring, uring->real.event_fd, TAG_EVENT);
+}
+
+static void uring_submit(struct io *io, struct io_op *op)
+{
+    struct uring *uring = uring_of(io);
+    if (real_admit(&uring->real, op))
+        real_submit_file_work(&uring->real, op);
+    else
+        op_queue_push(&uring->waiting, op);
+}
+
+static void uring_kick(struct io *io)
+{
+    struct uring *uring = uring_of(io);
+    fill(uring);
+    if (io_uring_sq_ready(&uring->ring) > 0)
+        enter(uring);
+}
+
+/* ------------------------------------------------------------------------------------------------ completion */
+
+static int finish_op(struct uring *uring, struct io_op *op, int32_t result)
+{
+    uring->ops--;
+    if (result == -EINTR && op->kind != IO_FLUSH && !op->durable) {
+        op_queue_push(&uring->waiting, op);
+        return 0;
+    }
+    real_finish(&uring->real, op, result);
+    return 1;
+}
+
+static void finish_signal(struct uring *uring, struct io_signal *signal, int32_t result)
+{
+    uring->signals--;
+    if (signal->state == SIGNAL_CANCELLED) {
+        signal_list_remove(&uring->to_cancel, signal);
+    } else if (signal->state == SIGNAL_SENT_AGAIN || result == -EINTR) {
+        signal->state = SIGNAL_QUEUED;
+        signal_list_push(&uring->unsent, signal);
+        return;
+    }
+    signal->state =
+        SIGNAL_IDLE; /* any error too: a full one is readable, of a dead one nobody is left to be told */
+    signal->parked = false;
+}
+
+static int finish(struct uring *uring, uint64_t user_data, int32_t result)
+{
+    switch (user_data & TAG_MASK) {
+    case TAG_OP:
+        return finish_op(uring, pointer_of(user_data), result);
+    case TAG_SIGNAL:
+        finish_signal(uring, pointer_of(user_data), result);
+        return 0;
+    case TAG_WATCH:
+        uring->watch_armed = false;
+        uring->real.io.watch_ready = true;
+        return 0;
+    case TAG_EVENT:
+        uring->event_armed = false;
+        event_clear(uring->real.event_fd);
+        return real_reap_file_work(&uring->real);
+    case TAG_CANCEL:
+        uring->cancels--;
+        return 0;
+    default:
+        check_bug(!"a known completion");
+        return 0;
+    }
+}
+
+/* Works off what is there now, and not what `done` adds: a turn is bounded. */
+static int reap(struct uring *uring)
+{
+    int count = 0;
+    for (unsigned ready = io_uring_cq_ready(&uring->ring); ready > 0; ready--) {
+        struct io_uring_cqe *cqe = NULL;
+        if (io_uring_peek_cqe(&uring->ring, &cqe) != 0)
+            break;
+        uint64_t user_data = cqe->user_data;
+        int32_t result = cqe->res;
+        io_uring_cqe_seen(&uring->ring, cqe);
+        count += finish(uring, user_data, result);
+    }
+    return count;
+}
+
+/* Hands over what is new and lets the kernel work off what it has put aside for this thread; no system call if there is neither. */
+static void poll_kernel(struct uring *uring)
+{
+    if (io_uring_sq_ready(&uring->ring) > 0)
+        enter(uring);
+    if ((IO_URING_READ_ONCE(*uring->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0)
+        (void)io_uring_get_events(&uring->ring);
+}
+
+/* Hands over what is new and sleeps until something completes. False: a signal handler ran. */
+static bool sleep_in_kernel(struct uring *uring, int64_t ns)
+{
+    struct __kernel_timespec limit = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    struct io_uring_cqe *cqe = NULL;
+    int taken = io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, ns < 0 ? NULL : &limit, NULL);
+    check_bug(taken >= 0 || taken == -ETIME || taken == -EINTR || taken == -EAGAIN || taken == -EBUSY);
+    return taken != -EINTR;
+}
+
+static int uring_wait(struct io *io, int64_t timeout_ns)
+{
+    struct uring *uring = uring_of(io);
+    int64_t deadline = timeout_ns > 0 ? time_after(real_now(io), timeout_ns) : 0;
+    int64_t left = timeout_ns;
+    bool go_on = true;
+    io->watch_ready = false;
+    for (;;) {
+        arm(uring);
+        fill(uring);
+        if (left == 0 || io_uring_cq_ready(&uring->ring) > 0)
+            poll_kernel(uring);
+        else
+            go_on = sleep_in_kernel(uring, left);
+        int count = reap(uring);
+        if (count > 0 || io->watch_ready || left == 0 || !go_on)
+            return count;
+        if (timeout_ns > 0) {
+            left = deadline - real_now(io);
+            if (left < 0)
+                left = 0;
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ signals */
+
+static void uring_signal_send(struct io *io, struct io_signal *signal)
+{
+    struct uring *uring = uring_of(io);
+    check_bug(signal->fd >= 0 && signal->state != SIGNAL_CANCELLED);
+    if (signal->state == SIGNAL_SENT) {
+        signal->state = SIGNAL_SENT_AGAIN; /* the one on its way may have been taken by the peer already */
+    } else if (signal->state == SIGNAL_IDLE) {
+        signal->one = 1;
+        signal->parked = true;
+        signal->state = SIGNAL_QUEUED;
+        signal_list_push(&uring->unsent, signal);
+    }
+}
+
+static void uring_signal_cancel(struct io *io, struct io_signal *signal)
+{
+    struct uring *uring = uring_of(io);
+    if (signal->state == SIGNAL_QUEUED) {
+        signal_list_remove(&uring->unsent, signal);
+        signal->state = SIGNAL_IDLE;
+        signal->parked = false;
+    } else if (signal->state == SIGNAL_SENT || signal->state == SIGNAL_SENT_AGAIN) {
+        signal->state = SIGNAL_CANCELLED;
+        signal_list_push(&uring->to_cancel, signal);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ start and stop */
+
+static void uring_destroy(struct io *io)
+{
+    struct uring *uring = uring_of(io);
+    check_bug(io->inflight == 0);
+    io_uring_queue_exit(&uring->ring);
+    real_release(&uring->real);
+    free(uring);
+}
+
+static const struct io_functions uring_functions = {
+    .submit = uring_submit,
+    .kick = uring_kick,
+    .wait = uring_wait,
+    .now = real_now,
+    .wall = real_wall,
+    .random = real_random,
+    .file_size = real_file_size,
+    .file_align = real_file_align,
+    .list = real_list,
+    .lock = real_lock,
+    .claim = real_claim,
+    .sleep = real_sleep,
+    .space_free = real_space_free,
+    .destroy = uring_destroy,
+    .signal_send = uring_signal_send,
+    .signal_cancel = uring_signal_cancel,
+};
+
 size_t uring_size(void)
 {
-    return sizeof(struct real);
+    return sizeof(struct uring);
 }
+
+/* Words for a refusal; what is no refusal but a shortage of ours keeps its errno. */
+static int refused(struct error *err, int code, const char *call)
+{
+    if (code == -EMFILE || code == -ENFILE)
+        return error_set(err, code, "cannot set up io_uring: %s; raise the limit on open files",
+                         strerror(-code));
+    if (code == -ENOSYS)
+        return error_set(err, -EOPNOTSUPP, "the kernel has no io_uring, or a filter hides it");
+    if (code == -ENOMEM)
+        return error_set(err, -EOPNOTSUPP,
+                         "no memory for %s; the limit on locked memory (ulimit -l) may be too low", call);
+    if (code == -EPERM || code == -EACCES) {
+        int disabled = 0;
+        FILE *file = fopen("/proc/sys/kernel/io_uring_disabled", "re");
+        if (file != NULL) {
+            if (fscanf(file, "%d", &disabled) != 1)
+                disabled = 0;
+            fclose(file);
+        }
+        if (disabled > 0)
+            return error_set(err, -EOPNOTSUPP, "kernel.io_uring_disabled is %d", disabled);
+        return error_set(err, -EOPNOTSUPP, "%s is refused (%s), as a seccomp filter does", call,
+                         strerror(-code));
+    }
+    return error_set(err, -EOPNOTSUPP, "%s failed: %s", call, strerror(-code));
+}
+
+/* Newer kernels do more for less; older ones refuse what they do not know. */
+static int set_up_ring(struct io_uring *ring)
+{
+    static const unsigned wanted[] = {
+        IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+            IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,                     /* 6.1 */
+        IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, /* 5.19 */
+        IORING_SETUP_SUBMIT_ALL,                                                         /* 5.18 */
+        0,
+    };
+    int result = -EINVAL;
+    for (size_t i = 0; i < array_count(wanted) && result == -EINVAL; i++) {
+        struct io_uring_params params = {.flags = IORING_SETUP_CQSIZE | wanted[i],
+                                         .cq_entries = COMPLETION_ENTRIES};
+        result = io_uring_queue_init_params(SUBMIT_ENTRIES, ring, &params);
+    }
+    return result;
+}
+
+/* Writes to an eventfd of our own through the ring, as signals do, and as the log does to its files. */
+static int probe_write(struct io_uring *ring)
+{
+    uint64_t one = 1, count = 0;
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0)
+        return -errno;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+    io_uring_prep_write(sqe, fd, &one, sizeof one, 0);
+    io_uring_sqe_set_data64(sqe, TAG_CANCEL);
+    struct __kernel_timespec limit = {.tv_sec = 5};
+    struct io_uring_cqe *cqe = NULL;
+    int result = io_uring_submit_and_wait_timeout(ring, &cqe, 1, &limit, NULL);
+    if (result >= 0 && cqe != NULL) {
+        result = cqe->res < 0 ? cqe->res : 0;
+        io_uring_cqe_seen(ring, cqe);
+    }
+    if (result >= 0 && read(fd, &count, sizeof count) != sizeof count)
+        result = -EIO;
+    close(fd);
+    return result < 0 ? result : 0;
+}
+
 int uring_start(struct real *real, struct error *err)
 {
-    (void)real;
-    return error_set(err, -EOPNOTSUPP, "this build has no io_uring back end");
+    struct uring *uring = (struct uring *)(void *)real;
+    int result = set_up_ring(&uring->ring);
+    if (result != 0)
+        return refused(err, result, "io_uring_setup");
+    if ((uring->ring.features & IORING_FEAT_EXT_ARG) == 0 ||
+        (uring->ring.features & IORING_FEAT_NODROP) == 0) {
+        io_uring_queue_exit(&uring->ring);
+        return error_set(err, -EOPNOTSUPP,
+                         "the kernel's io_uring is too old; 5.11 is the oldest that will do");
+    }
+    result = probe_write(&uring->ring);
+    if (result != 0) {
+        io_uring_queue_exit(&uring->ring);
+        return refused(err, result, "a write through io_uring");
+    }
+    real->io.functions = &uring_functions;
+    return 0;
 }
