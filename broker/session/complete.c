@@ -1,0 +1,120 @@
+/* complete.c: answers (step 7): completions into the ring, then signals to those who wait.
+ *
+ * Happy path
+ *   1. The log calls complete_write_done for each write of a group, in order; refusals and reads come from their own files.
+ *   2. complete_post puts the completion into the ring and release-stores the tail. The session is noted as touched.
+ *   3. complete_signals, once per turn for all touched sessions: one full fence, then for each the client's wake_at, once; a
+ *      signal if the tail has passed it. n completions of a turn give at most one signal.
+ *
+ * Failure modes: a ring without room cannot happen while the credit is kept, so the client has changed cq_head against the rules:
+ * hostile. A client that is gone gets nothing; its writes are committed all the same. A full or blocking eventfd is the problem of
+ * io_signal_send, which never blocks and may let a signal that is still on its way count as this one too.
+ *
+ * Invariant: a completion's stage stamps are taken when the stage happened; signalled_ns when it is posted. */
+#include "session.h"
+
+void complete_post(struct session *session, struct completion *completion)
+{
+    struct server *server = session->server;
+    check_bug(session->outstanding > 0);
+    session->outstanding--;
+    if (session->state != SESSION_LIVE)
+        return;
+    if (!session->touched) {
+        session->touched = true;
+        session->signal_from = session->cq.mirror.p_tail;
+        TAILQ_INSERT_TAIL(&server->touched, session, touch);
+    }
+    completion->epoch = server->epoch;
+    completion->signalled_ns = io_now(server->io);
+    if (ring_push_completion(&session->cq, completion) != 1) {
+        session_hostile(session, "reaped an impossible number of completions");
+        return;
+    }
+    server->values.session_completions++;
+    server->stat_dirty = true;
+}
+
+void complete_result(struct session *session, const struct descriptor *d, int64_t drained_ns, int result,
+                     uint8_t reason)
+{
+    struct completion completion = {
+        .user_data = d->user_data,
+        .result = result,
+        .reason = reason,
+        .published_ns = d->published_ns,
+        .drained_ns = drained_ns,
+        .number = d->number,
+    };
+    complete_post(session, &completion);
+}
+
+void complete_request(struct request *request, int result, uint8_t reason)
+{
+    struct session *session = request->session;
+    struct completion completion = {
+        .user_data = request->user_data,
+        .result = result,
+        .reason = reason,
+        .published_ns = request->published_ns,
+        .drained_ns = request->drained_ns,
+        .number = request->kind == REQUEST_WRITE ? request->write.number : 0,
+    };
+    complete_post(session, &completion);
+    request_free(request);
+}
+
+void complete_write_done(struct write *write)
+{
+    struct request *request = container_of(write, struct request, write);
+    struct session *session = request->session;
+    check_bug(session->server->writes_in_log > 0);
+    session->server->writes_in_log--;
+    if (!request->answered) {
+        struct completion completion = {
+            .user_data = request->user_data,
+            .result = write->result,
+            .flags = write->flags,
+            .first_sequence = write->first_sequence,
+            .entries = write->result == 0 ? (uint32_t)write->committed : 0,
+            .level = write->level_reached,
+            .reason = write->reason,
+            .group = write->group,
+            .published_ns = request->published_ns,
+            .drained_ns = request->drained_ns,
+            .submitted_ns = write->submitted_ns,
+            .durable_ns = write->durable_ns,
+            .number = write->number,
+        };
+        complete_post(session, &completion);
+    }
+    if (session->active && session->state == SESSION_LIVE)
+        session->empty_turns = 0; /* an answer often brings the next batch */
+    request_free(request);
+}
+
+void complete_signals(struct server *server)
+{
+    if (TAILQ_EMPTY(&server->touched))
+        return;
+    full_fence(); /* tails are stored; pairs with the client's fence between wake_at and its look at the tail */
+    bool sent = false;
+    struct session *session;
+    while ((session = TAILQ_FIRST(&server->touched)) != NULL) {
+        TAILQ_REMOVE(&server->touched, session, touch);
+        session->touched = false;
+        if (session->state != SESSION_LIVE)
+            continue;
+        uint32_t tail = session->cq.mirror.p_tail;
+        uint32_t wake_at = word_load(&session->client->wake_at);
+        if (tail - wake_at - 1 >= tail - session->signal_from)
+            continue;
+        if (session->signal.parked)
+            server->values.session_signals_coalesced++;
+        io_signal_send(server->io, &session->signal);
+        server->values.session_signals++;
+        sent = true;
+    }
+    if (sent)
+        io_kick(server->io);
+}

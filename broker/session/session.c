@@ -1,0 +1,450 @@
+/* session.c: one connection: its memory, its requests, its topic numbers, its end.
+ *
+ * Happy path
+ *   1. session_create: two memfds, allocated in full (a late page would be a SIGBUS), mapped, sealed; two eventfds; everything
+ *      into the epoll set. handshake.c sends the descriptors and closes the memfds.
+ *   2. LIVE: drain.c takes descriptors, complete.c answers them.
+ *   3. The socket hangs up: LEAVING. What is published is noted once (a process that kept the memory may go on writing there)
+ *      and is drained as if the client lived; open streams are rolled back.
+ *   4. ENDED: nothing is taken or posted any more. The session is freed when the log holds nothing of it and no signal is on
+ *      its way: until then `done` may be called on its requests, a read may write into its window.
+ *
+ * Failure modes: a hostile word or message ends the session at once (session_hostile); what was taken before is committed, its
+ * streams are rolled back. Out of memory or descriptors at creation: the connection is refused, with words.
+ *
+ * Invariants
+ *   - both eventfds and the socket leave the epoll set by name before they are closed: the peer holds the same open files, so
+ *     closing alone would leave them in the set, with a pointer to freed memory.
+ *   - a session is freed only from session_reap_ended, at the end of a turn: no event or list of this turn can still name it. */
+#include "session.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+/* ------------------------------------------------------------------------------------------------ memory */
+
+static int shared_file(const char *name, uint64_t bytes, int *out)
+{
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) /* kernels before 6.3 */
+        fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    if (fallocate(fd, 0, 0, (off_t)bytes) != 0) {
+        int rc = -errno;
+        close(fd);
+        return rc;
+    }
+    *out = fd;
+    return 0;
+}
+
+static int shared_map(int fd, uint64_t bytes, int extra_seals, uint8_t **out)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED)
+        return -errno;
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | extra_seals) != 0) {
+        int rc = -errno;
+        munmap(at, bytes);
+        return rc;
+    }
+    *out = at;
+    return 0;
+}
+
+static void publish_words(struct session *session)
+{
+    struct broker_words *words = session->broker;
+    const struct layout_sizes *sizes = &session->sizes;
+    words->version = LAYOUT_VERSION;
+    words->queue_entries = sizes->queue_entries;
+    words->fingerprint = layout_fingerprint();
+    words->arena_at = sizes->arena_at;
+    words->arena_bytes = sizes->arena_bytes;
+    words->window_at = sizes->window_at;
+    words->window_bytes = sizes->window_bytes;
+    words->epoch = session->server->epoch;
+    words->parked = PARKED;
+    __atomic_store_n(&words->magic, LAYOUT_MAGIC, __ATOMIC_RELEASE);
+}
+
+static int session_memory(struct session *session, int files[2])
+{
+    uint8_t *client = NULL;
+    uint8_t *broker = NULL;
+    const struct layout_sizes *sizes = &session->sizes;
+    int rc = shared_file("walrus-client", sizes->client_file_bytes, &files[0]);
+    if (rc != 0)
+        return rc;
+    rc = shared_file("walrus-broker", sizes->broker_file_bytes, &files[1]);
+    if (rc != 0)
+        goto close_client;
+    rc = shared_map(files[0], sizes->client_file_bytes, 0, &client);
+    if (rc != 0)
+        goto close_broker;
+    rc = shared_map(files[1], sizes->broker_file_bytes, F_SEAL_FUTURE_WRITE, &broker);
+    if (rc != 0)
+        goto unmap_client;
+
+    session->client = (struct client_words *)client;
+    session->client_arena = client + sizes->arena_at;
+    session->broker = (struct broker_words *)broker;
+    session->window = broker + sizes->window_at;
+    ring_init(&session->sq, sizes->queue_entries, &session->broker->sq_head, &session->client->sq_tail,
+              client + LAYOUT_PAGE);
+    ring_init(&session->cq, sizes->queue_entries, &session->broker->cq_tail, &session->client->cq_head,
+              broker + LAYOUT_PAGE);
+    publish_words(session);
+    return 0;
+
+unmap_client:
+    munmap(client, sizes->client_file_bytes);
+close_broker:
+    close(files[1]);
+close_client:
+    close(files[0]);
+    return rc;
+}
+
+static void session_unmap(struct session *session)
+{
+    munmap(session->client, session->sizes.client_file_bytes);
+    munmap(session->broker, session->sizes.broker_file_bytes);
+}
+
+/* ------------------------------------------------------------------------------------------------ events */
+
+static void socket_ready(struct watch *watch, uint32_t events)
+{
+    struct session *session = container_of(watch, struct session, socket);
+    if (session->state != SESSION_LIVE)
+        return;
+    if ((events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0)
+        session_leave(session);
+    else
+        session_hostile(session, "sent a message after the handshake");
+}
+
+/* Edge triggered and never read: each write of the client is an edge of its own, and there is nothing to block on. */
+static void doorbell_ready(struct watch *watch, uint32_t events)
+{
+    (void)events;
+    struct session *session = container_of(watch, struct session, doorbell);
+    session->server->values.session_doorbells++;
+    if (session->state == SESSION_LIVE)
+        session_activate(session);
+}
+
+void session_activate(struct session *session)
+{
+    session->empty_turns = 0;
+    if (session->active)
+        return;
+    session->active = true;
+    word_store(&session->broker->parked, ACTIVE);
+    TAILQ_INSERT_TAIL(&session->server->active, session, activity);
+    session->server->values.session_active++;
+    session->server->values.session_parked--;
+    session->server->more = true;
+}
+
+/* Only takes it off the list; the parked word and the second look are drain.c's. */
+void session_park(struct session *session)
+{
+    check_bug(session->active);
+    session->active = false;
+    TAILQ_REMOVE(&session->server->active, session, activity);
+    session->server->values.session_active--;
+    session->server->values.session_parked++;
+}
+
+/* ------------------------------------------------------------------------------------------------ creation */
+
+static int session_descriptors(struct session *session)
+{
+    struct server *server = session->server;
+    session->doorbell = (struct watch){.ready = doorbell_ready, .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    if (session->doorbell.fd < 0)
+        return -errno;
+    session->signal.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int rc;
+    if (session->signal.fd < 0) {
+        rc = -errno;
+        goto close_doorbell;
+    }
+    rc = server_watch(server, &session->doorbell, EPOLLIN | EPOLLET);
+    if (rc != 0)
+        goto close_signal;
+    rc = server_watch(server, &session->socket, EPOLLIN | EPOLLRDHUP);
+    if (rc != 0)
+        goto unwatch_doorbell;
+    return 0;
+
+unwatch_doorbell:
+    server_unwatch(server, &session->doorbell);
+close_signal:
+    close(session->signal.fd);
+close_doorbell:
+    close(session->doorbell.fd);
+    return rc;
+}
+
+int session_create(struct server *server, int socket_fd, struct account *account, pid_t pid,
+                   const struct layout_sizes *sizes, struct session **out, int files[2], struct error *err)
+{
+    int rc = -ENOMEM;
+    struct session *session = calloc(1, sizeof *session);
+    if (session == NULL)
+        return error_set(err, rc, "the broker is out of memory");
+    *session = (struct session){.server = server,
+                                .socket = {.ready = socket_ready, .fd = socket_fd},
+                                .account = account,
+                                .pid = pid,
+                                .sizes = *sizes,
+                                .pool_size = sizes->queue_entries - 1 + EXTRA_REQUESTS};
+    TAILQ_INIT(&session->pool);
+    TAILQ_INIT(&session->reads);
+    TAILQ_INIT(&session->followers);
+    session->requests = malloc(session->pool_size * sizeof *session->requests); /* pages come with use */
+    session->streams = calloc(MAX_STREAMS_OPEN, sizeof *session->streams);
+    if (session->requests == NULL || session->streams == NULL)
+        goto free_session;
+    rc = session_memory(session, files);
+    if (rc != 0)
+        goto free_session;
+    rc = session_descriptors(session);
+    if (rc != 0)
+        goto free_memory;
+
+    TAILQ_INSERT_TAIL(&server->sessions, session, all);
+    account->shared += sizes->client_file_bytes + sizes->broker_file_bytes;
+    server->values.session_shared_bytes += sizes->client_file_bytes + sizes->broker_file_bytes;
+    server->values.session_connections++;
+    server->values.session_connected++;
+    server->values.session_parked++;
+    *out = session;
+    return 0;
+
+free_memory:
+    session_unmap(session);
+    close(files[0]);
+    close(files[1]);
+free_session:
+    free(session->streams);
+    free(session->requests);
+    free(session);
+    return error_set(err, rc, "the broker cannot make the shared memory of a connection (%llu bytes): %s",
+                     (unsigned long long)(sizes->client_file_bytes + sizes->broker_file_bytes),
+                     strerror(-rc));
+}
+
+/* ------------------------------------------------------------------------------------------------ end */
+
+void session_leave(struct session *session)
+{
+    check_bug(session->state == SESSION_LIVE);
+    if (ring_refresh_filled(&session->sq) < 0) {
+        session_hostile(session, "published an impossible number of descriptors");
+        return;
+    }
+    if (!session->server->stopping)
+        session->final_tail = session->sq.mirror.p_tail;
+    session->state = SESSION_LEAVING;
+    server_unwatch(session->server, &session->socket);
+    server_unwatch(session->server, &session->doorbell);
+    read_end_all(session, -ECANCELED);
+    session_activate(session); /* drained to the noted tail, then ended by drain.c */
+}
+
+void session_end(struct session *session)
+{
+    struct server *server = session->server;
+    check_bug(session->state != SESSION_ENDED);
+    if (session->state == SESSION_LIVE) {
+        server_unwatch(server, &session->socket);
+        server_unwatch(server, &session->doorbell);
+    }
+    session->state = SESSION_ENDED;
+    close(session->socket.fd); /* the client sees the end now, whatever else is still on its way */
+    session->socket.fd = -1;
+    if (session->active)
+        session_park(session);
+    if (session->held != NULL) {
+        struct request *held = session->held;
+        unhold(session);
+        request_free(held);
+    }
+    read_end_all(session, -ECANCELED);
+    stream_abort_all(session);
+    if (session->signal.parked)
+        io_signal_cancel(server->io, &session->signal);
+    TAILQ_REMOVE(&server->sessions, session, all);
+    TAILQ_INSERT_TAIL(&server->ended, session, all);
+    server->values.session_disconnected++;
+    server->stat_dirty = true;
+}
+
+void session_hostile(struct session *session, const char *format, ...)
+{
+    char words[160];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    if (session->state == SESSION_ENDED)
+        return;
+    server_say_of_peer(session->server, "connection of pid %d (uid %u) ended: it %s", (int)session->pid,
+                       (unsigned)session->account->uid, words);
+    session->server->values.session_ended_hostile++;
+    session_end(session);
+}
+
+static void session_free(struct session *session)
+{
+    struct server *server = session->server;
+    uint64_t shared = session->sizes.client_file_bytes + session->sizes.broker_file_bytes;
+    TAILQ_REMOVE(&server->ended, session, all);
+    if (session->touched)
+        TAILQ_REMOVE(&server->touched, session, touch);
+    if (session->has_reads)
+        TAILQ_REMOVE(&server->readers, session, reader);
+    session_topics_release(session);
+    close(session->doorbell.fd);
+    close(session->signal.fd);
+    session_unmap(session);
+    free(session->topics);
+    free(session->streams);
+    free(session->requests);
+    account_release(server, session->account, shared);
+    server->values.session_shared_bytes -= shared;
+    server->values.session_connections--;
+    server->values.session_parked--;
+    free(session);
+}
+
+void session_reap_ended(struct server *server)
+{
+    struct session *next;
+    for (struct session *session = TAILQ_FIRST(&server->ended); session != NULL; session = next) {
+        next = TAILQ_NEXT(session, all);
+        if (session->inflight == 0 && !session->signal.parked)
+            session_free(session);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ requests */
+
+struct request *request_take(struct session *session)
+{
+    struct request *request = TAILQ_FIRST(&session->pool);
+    if (request != NULL)
+        TAILQ_REMOVE(&session->pool, request, link);
+    else if (session->pool_used < session->pool_size)
+        request = &session->requests[session->pool_used++];
+    else
+        return NULL;
+    session->inflight++;
+    return request;
+}
+
+/* Gives the request back, and what it used: its topic number, its stream. */
+void request_free(struct request *request)
+{
+    struct session *session = request->session;
+    check_bug(session->inflight > 0);
+    session->inflight--;
+    if (request->topic != 0)
+        session_topic_done(session, request->topic);
+    if (request->stream != NULL)
+        stream_chunk_done(request->stream);
+    TAILQ_INSERT_HEAD(&session->pool, request, link);
+}
+
+/* ------------------------------------------------------------------------------------------------ topic numbers */
+
+struct topic_slot *session_topic(struct session *session, uint32_t number)
+{
+    if (number == 0 || number >= session->topic_count)
+        return NULL;
+    struct topic_slot *slot = &session->topics[number];
+    return slot->topic != NULL && !slot->closed ? slot : NULL;
+}
+
+static bool topics_grow(struct session *session)
+{
+    uint32_t count = session->topic_count == 0 ? 8 : session->topic_count * 2;
+    struct topic_slot *topics = realloc(session->topics, count * sizeof *topics);
+    if (topics == NULL)
+        return false;
+    session->topics = topics;
+    for (uint32_t i = count - 1; i >= session->topic_count; i--) {
+        topics[i] = (struct topic_slot){.next_free = session->topic_free};
+        if (i == 0)
+            break; /* number 0 is nobody's */
+        session->topic_free = i;
+    }
+    session->topic_count = count;
+    return true;
+}
+
+int session_topic_add(struct session *session, struct topic *topic, uint32_t *number)
+{
+    if (session->topic_free == 0) {
+        if (session->topic_count >= MAX_TOPICS_OPEN)
+            return -EDQUOT;
+        if (!topics_grow(session))
+            return -ENOMEM;
+    }
+    uint32_t at = session->topic_free;
+    session->topic_free = session->topics[at].next_free;
+    session->topics[at] = (struct topic_slot){.topic = topic};
+    *number = at;
+    return 0;
+}
+
+static void topic_release_if_done(struct session *session, uint32_t number)
+{
+    struct topic_slot *slot = &session->topics[number];
+    if (!slot->closed || slot->inflight != 0)
+        return;
+    log_topic_release(session->server->log, slot->topic);
+    *slot = (struct topic_slot){.next_free = session->topic_free};
+    session->topic_free = number;
+}
+
+void session_topic_close(struct session *session, uint32_t number)
+{
+    session->topics[number].closed = true;
+    topic_release_if_done(session, number);
+}
+
+void session_topic_done(struct session *session, uint32_t number)
+{
+    check_bug(session->topics[number].inflight > 0);
+    session->topics[number].inflight--;
+    topic_release_if_done(session, number);
+}
+
+/* At the end of the session, or of the log. */
+void session_topics_release(struct session *session)
+{
+    for (uint32_t i = 1; i < session->topic_count; i++) {
+        struct topic_slot *slot = &session->topics[i];
+        if (slot->topic == NULL)
+            continue;
+        check_bug(slot->inflight == 0);
+        log_topic_release(session->server->log, slot->topic);
+        *slot = (struct topic_slot){0};
+    }
+}

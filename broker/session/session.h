@@ -1,0 +1,305 @@
+/* session.h: what the files of broker/session share: one connection, its requests, and the server that drives them all.
+ *
+ * A session's life
+ *
+ *      LIVE ---- socket hung up: the published tail is noted --------> LEAVING ---- everything up to there taken ----> ENDED
+ *        |                                                                                                               ^
+ *        +------------- a word, descriptor or message that breaks the protocol (hostile) -------------------------------+
+ *
+ *   LIVE     on `active` (its ring is looked at in each turn) or parked (its doorbell is waited for)
+ *   LEAVING  always on `active`; nothing is posted any more; drained as if the client lived
+ *   ENDED    socket closed, streams rolled back; nothing is taken; freed once `inflight` is 0 and no signal is on its way
+ *
+ * Invariants
+ *   - outstanding = descriptors taken and not answered; outstanding + unreaped completions <= capacity, or the session ends.
+ *   - inflight = requests the log or the window queue holds; >= those outstanding there, since a chunk is answered when
+ *     copied. Requests come from a pool of the session, so nothing is allocated per descriptor.
+ *   - at most one log_read of a session is in the log: the window has one writer at a time.
+ *   - a held write (log_write said -EAGAIN) stops its session's drain and nobody else's. */
+#ifndef WALRUS_SESSION_H
+#define WALRUS_SESSION_H
+
+#include <sys/queue.h>
+#include <sys/types.h>
+
+#include "../../shared/message.h"
+#include "../../shared/ring.h"
+#include "server.h"
+
+#define MAX_TOPICS_OPEN   65536u
+#define MAX_STREAMS_OPEN  64u
+#define EXTRA_REQUESTS    32u        /* beyond the credit: chunks answered and still in the log */
+#define DRAIN_DESCRIPTORS 64u        /* of one session in one turn */
+#define DRAIN_BYTES       (1u << 20) /* of one session in one turn */
+#define TURN_BYTES        (4u << 20) /* of all sessions in one turn */
+#define EMPTY_TURNS       128u       /* a session seen empty so often in a row is parked */
+#define READ_BUFFER_LEAST (16u << 10)
+#define TOPICS_PER_ANSWER 1000u
+
+struct session;
+
+enum request_kind { REQUEST_WRITE, REQUEST_READ, REQUEST_TOPICS };
+
+enum read_state {
+    READ_QUEUED,  /* on session->reads */
+    READ_IN_LOG,  /* session->reading */
+    READ_WAITING, /* on the topic's list of waiters, and on session->followers */
+};
+
+struct request {
+    struct session *session;
+    enum request_kind kind;
+    bool answered; /* its completion is posted; the log still has it */
+    bool follow;
+    bool cancelled; /* READ_IN_LOG: the follow is to end when it comes back */
+    enum read_state read_state;
+    uint32_t topic; /* number in session->topics */
+    struct stream_slot *stream;
+    uint64_t user_data;
+    int64_t published_ns;
+    int64_t drained_ns;
+    uint64_t window_at;
+    uint64_t after; /* TOPICS: ids above it */
+    TAILQ_ENTRY(request) link;
+    union {
+        struct write write;
+        struct {
+            struct log_read read;
+            struct topic_waiter waiter;
+        };
+    };
+};
+TAILQ_HEAD(request_list, request);
+
+/* A topic number of a connection. */
+struct topic_slot {
+    struct topic *topic; /* NULL: free */
+    uint32_t inflight;   /* requests that use it */
+    uint32_t next_free;
+    bool closed; /* to be released when inflight is 0 */
+};
+
+enum stream_state {
+    STREAM_FREE,
+    STREAM_OPEN,   /* in the log, takes chunks */
+    STREAM_FAILED, /* refused or rolled back: its chunks are answered with `result` until LAST or ABORT */
+    STREAM_CLOSED, /* LAST taken or aborted; waits for inflight 0 */
+};
+
+struct stream_slot {
+    struct stream stream;
+    struct session *session;
+    enum stream_state state;
+    uint32_t number; /* the client's */
+    uint32_t topic;
+    uint32_t inflight;
+    uint32_t chunks; /* taken so far */
+    int result;
+    uint8_t reason;
+    int64_t touched_ns;
+    TAILQ_ENTRY(stream_slot) idle; /* on server->streams while OPEN, the longest untouched first */
+};
+TAILQ_HEAD(stream_list, stream_slot);
+
+enum session_state { SESSION_LIVE, SESSION_LEAVING, SESSION_ENDED };
+
+struct session {
+    struct server *server;
+    enum session_state state;
+    bool active;    /* on server->active, else parked */
+    bool touched;   /* on server->touched */
+    bool has_held;  /* on server->held[is_chunk(held)] */
+    bool has_reads; /* on server->readers */
+    uint32_t empty_turns;
+    uint32_t final_tail; /* LEAVING, or the server stops: taken up to here */
+    struct watch socket;
+    struct watch doorbell;
+    struct io_signal signal;
+    struct account *account;
+    pid_t pid;
+
+    struct layout_sizes sizes;
+    struct client_words *client; /* hostile memory: every word is read once */
+    uint8_t *client_arena;       /* hostile memory: only log_write and OP_OPEN look at it, once */
+    struct broker_words *broker;
+    uint8_t *window;
+    struct ring sq;
+    struct ring cq;
+    uint32_t signal_from; /* completions before it have been looked at for signals */
+    uint64_t window_tail; /* free-running; what was given to the client so far */
+
+    uint32_t outstanding;
+    uint32_t inflight;
+    uint32_t pool_used; /* requests[0 .. pool_used) have been used before */
+    uint32_t pool_size;
+    struct request *requests;
+    struct request_list pool;
+    struct request *held;      /* a write that waits for memory or log space */
+    struct request *reading;   /* its log_read is in the log */
+    struct request_list reads; /* wait for their turn at the window */
+    struct request_list followers;
+
+    struct topic_slot *topics; /* number n is topics[n]; 0 is never given out */
+    uint32_t topic_count;
+    uint32_t topic_free; /* 0 = none */
+    struct stream_slot *streams;
+
+    TAILQ_ENTRY(session) all;
+    TAILQ_ENTRY(session) activity;
+    TAILQ_ENTRY(session) touch;
+    TAILQ_ENTRY(session) hold;
+    TAILQ_ENTRY(session) reader;
+};
+TAILQ_HEAD(session_list, session);
+
+/* What one uid uses. */
+struct account {
+    uid_t uid;
+    uint32_t connections; /* half-open ones included */
+    uint64_t shared;
+    TAILQ_ENTRY(account) link;
+};
+TAILQ_HEAD(account_list, account);
+
+/* A connection that has not said hello yet. */
+struct handshake {
+    struct server *server;
+    struct watch socket;
+    struct account *account;
+    pid_t pid;
+    int64_t deadline_ns;
+    bool over; /* on server->over: freed at the end of the turn */
+    TAILQ_ENTRY(handshake) link;
+};
+TAILQ_HEAD(handshake_list, handshake);
+
+struct server {
+    struct server_options options;
+    struct io *io;
+    struct log *log;
+    int epoll_fd;
+    int spare_fd; /* given up for a moment to shed a connection when there are no descriptors left */
+    struct watch listener;
+    uint64_t epoch;
+    bool stopping; /* nothing beyond the noted tails is taken */
+    bool log_gone; /* the log was stopped: everything is answered -ESHUTDOWN */
+    bool more;     /* there is work without waiting for anything */
+
+    struct account_list accounts;
+    struct handshake_list handshakes; /* the first deadline first */
+    struct handshake_list over;
+    struct session_list sessions;
+    struct session_list active;
+    struct session_list touched;
+    struct session_list held[2]; /* whole writes; chunks: the longest held first */
+    struct session_list readers; /* have something in `reads` and nothing in the log */
+    struct session_list ended;
+    struct stream_list streams;
+
+    uint64_t writes_in_log; /* taken and not answered */
+    int64_t log_deadline;
+    int64_t spin_checked_ns; /* load looked at */
+    bool crowded;            /* more runnable threads than cores */
+    int load_fd;
+    int cores;
+    int64_t gap_ns; /* how long the ring is empty between two pieces of work: a moving average */
+    uint32_t turns_since_poll;
+    int64_t listener_paused_until; /* 0: it is not */
+    uint32_t connections;          /* half-open ones included */
+    int64_t turn_started_ns;
+    int64_t idle_since_ns; /* when the last work was done */
+
+    struct stat_values values;
+    uint64_t stat_updates;
+    int64_t stat_written_ns;
+    bool stat_dirty;
+    int64_t said_since_ns;
+    uint32_t said;
+    uint32_t unsaid;
+};
+
+#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+
+/* session.c */
+/* Takes over socket and account on success. `files` get the two memfds, to be sent and closed by the caller. */
+int session_create(struct server *server, int socket_fd, struct account *account, pid_t pid,
+                   const struct layout_sizes *sizes, struct session **out, int files[2],
+                   struct error *err) must_check;
+void session_activate(struct session *session);
+void session_park(struct session *session);
+void session_leave(struct session *session); /* the client is gone */
+void session_end(struct session *session);   /* LIVE or LEAVING -> ENDED */
+void session_hostile(struct session *session, const char *format, ...) printf_like(2, 3);
+void session_reap_ended(struct server *server);        /* frees what can be freed */
+struct request *request_take(struct session *session); /* NULL: the pool is empty */
+void request_free(struct request *request);
+struct topic_slot *session_topic(struct session *session, uint32_t number);
+int session_topic_add(struct session *session, struct topic *topic, uint32_t *number) must_check;
+void session_topic_close(struct session *session, uint32_t number);
+void session_topic_done(struct session *session, uint32_t number); /* one request less uses it */
+void session_topics_release(struct session *session);
+
+/* stream.c */
+struct stream_slot *stream_find(struct session *session, uint32_t number);
+struct stream_slot *stream_open(struct session *session, uint32_t number, uint32_t topic,
+                                const struct descriptor *d);
+void stream_fail(struct stream_slot *slot, int result, uint8_t reason);
+void stream_close(struct stream_slot *slot);
+void stream_chunk_done(struct stream_slot *slot);
+void stream_abort_all(struct session *session);
+void stream_abort_idle(struct server *server, int64_t now);
+int64_t stream_idle_deadline(const struct server *server);
+
+static inline unsigned is_chunk(const struct request *request)
+{
+    return request->write.kind == WRITE_CHUNK ? 1 : 0;
+}
+
+/* drain.c, admission.c */
+bool drain_session(struct session *session, uint64_t *bytes); /* true: there is more to take at once */
+void drain_all(struct server *server);
+void drain_retry_held(struct server *server);
+bool drain_park_all(struct server *server); /* false: something was found instead */
+bool drain_anything(struct server *server); /* something is published on an active ring */
+int admit_descriptor(const struct session *session, const struct descriptor *d) must_check;
+void admit(struct session *session, const struct descriptor *d, int64_t drained_ns, uint64_t *bytes);
+bool admit_write(struct request *request); /* false: to be held */
+void unhold(struct session *session);
+
+/* complete.c */
+void complete_post(struct session *session, struct completion *completion);
+void complete_result(struct session *session, const struct descriptor *d, int64_t drained_ns, int result,
+                     uint8_t reason);
+void complete_request(struct request *request, int result, uint8_t reason);
+void complete_write_done(struct write *write);
+void complete_signals(struct server *server);
+
+/* read.c */
+void read_start(struct request *request, const struct descriptor *d);
+void read_turn(struct server *server);
+void read_cancel(struct session *session, uint64_t user_data, const struct descriptor *d, int64_t drained_ns);
+void read_end_all(struct session *session, int result); /* ends what is not in the log */
+
+/* handshake.c */
+void handshake_listen(struct watch *watch, uint32_t events);
+void handshake_expire(struct server *server, int64_t now);
+void handshake_free_over(struct server *server);
+void handshake_end_all(struct server *server);
+void account_release(struct server *server, struct account *account, uint64_t shared);
+
+/* server.c */
+void server_poll_events(struct server *server);
+
+/* spin.c */
+void spin_start(struct server *server);
+void spin_stop(struct server *server);
+bool spin_until_work(struct server *server, int64_t now);
+void spin_learn(struct server *server);
+
+/* stat.c */
+void stat_turn(struct server *server, int64_t now);
+void server_say(struct server *server, enum say priority, const char *format, ...) printf_like(3, 4);
+/* For what a peer caused: bounded, so that nobody can fill the operator's log. */
+void server_say_of_peer(struct server *server, const char *format, ...) printf_like(2, 3);
+
+#endif

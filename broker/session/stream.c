@@ -1,0 +1,132 @@
+/* stream.c: batches that come in chunks, as the session sees them. The log has the batch; this file has the client's numbers.
+ *
+ *            first chunk              last chunk taken, ABORT, client gone, idle
+ *      FREE ------------> OPEN --------------------------------------------------> CLOSED --inflight 0--> FREE
+ *                          |                                                          ^
+ *                          | refused by log_write, bad descriptor                     | LAST, ABORT, client gone
+ *                          +--------------------> FAILED -----------------------------+
+ *
+ * A client may have more chunks published when one of them fails: they find the stream FAILED and get the same answer, so that
+ * they are never taken for part of another batch.
+ *
+ * Invariant: the slot, and the struct stream in it, stay until every chunk of it has come back from the log. */
+#include "session.h"
+
+struct stream_slot *stream_find(struct session *session, uint32_t number)
+{
+    for (uint32_t i = 0; i < MAX_STREAMS_OPEN; i++) {
+        struct stream_slot *slot = &session->streams[i];
+        if (slot->number == number && (slot->state == STREAM_OPEN || slot->state == STREAM_FAILED))
+            return slot;
+    }
+    return NULL;
+}
+
+static struct stream_slot *free_slot(struct session *session)
+{
+    struct stream_slot *failed = NULL;
+    for (uint32_t i = 0; i < MAX_STREAMS_OPEN; i++) {
+        struct stream_slot *slot = &session->streams[i];
+        if (slot->state == STREAM_FREE)
+            return slot;
+        if (slot->state == STREAM_FAILED && slot->inflight == 0 &&
+            (failed == NULL || slot->touched_ns < failed->touched_ns))
+            failed = slot;
+    }
+    if (failed != NULL) /* its client never came back for it */
+        stream_close(failed);
+    return failed;
+}
+
+struct stream_slot *stream_open(struct session *session, uint32_t number, uint32_t topic,
+                                const struct descriptor *d)
+{
+    struct stream_slot *slot = free_slot(session);
+    if (slot == NULL)
+        return NULL;
+    check_bug(slot->state == STREAM_FREE);
+    *slot = (struct stream_slot){.session = session, .state = STREAM_OPEN, .number = number, .topic = topic};
+    slot->stream.topic = session->topics[topic].topic;
+    slot->stream.owner = session;
+    slot->stream.level = d->level;
+    slot->stream.number = d->number;
+    session->topics[topic].inflight++;
+    TAILQ_INSERT_TAIL(&session->server->streams, slot, idle);
+    return slot;
+}
+
+static void stream_free_if_done(struct stream_slot *slot)
+{
+    if (slot->state != STREAM_CLOSED || slot->inflight != 0)
+        return;
+    slot->state = STREAM_FREE;
+    session_topic_done(slot->session, slot->topic);
+}
+
+/* Rolled back in the log if it is there; its next chunks are answered with `result`. */
+void stream_fail(struct stream_slot *slot, int result, uint8_t reason)
+{
+    struct server *server = slot->session->server;
+    check_bug(slot->state == STREAM_OPEN);
+    TAILQ_REMOVE(&server->streams, slot, idle);
+    slot->state = STREAM_FAILED;
+    slot->result = result;
+    slot->reason = reason;
+    if (slot->stream.admitted) {
+        log_stream_abort(server->log, &slot->stream);
+        server->values.session_streams_aborted++;
+    }
+}
+
+/* The client's number is free again. */
+void stream_close(struct stream_slot *slot)
+{
+    check_bug(slot->state == STREAM_OPEN || slot->state == STREAM_FAILED);
+    if (slot->state == STREAM_OPEN)
+        TAILQ_REMOVE(&slot->session->server->streams, slot, idle);
+    slot->state = STREAM_CLOSED;
+    stream_free_if_done(slot);
+}
+
+void stream_chunk_done(struct stream_slot *slot)
+{
+    check_bug(slot->inflight > 0);
+    slot->inflight--;
+    stream_free_if_done(slot);
+}
+
+void stream_abort_all(struct session *session)
+{
+    for (uint32_t i = 0; i < MAX_STREAMS_OPEN; i++) {
+        struct stream_slot *slot = &session->streams[i];
+        if (slot->state == STREAM_OPEN)
+            stream_fail(slot, -ECANCELED, REASON_NONE);
+        if (slot->state == STREAM_FAILED)
+            stream_close(slot);
+    }
+}
+
+int64_t stream_idle_deadline(const struct server *server)
+{
+    const struct stream_slot *oldest = TAILQ_FIRST(&server->streams);
+    return oldest == NULL ? INT64_MAX : oldest->touched_ns + server->options.idle_stream_ns;
+}
+
+/* A stream holds its topic; a client that sleeps in the middle of one must not hold it for ever. One whose chunk waits here
+ * for memory is not idle. */
+void stream_abort_idle(struct server *server, int64_t now)
+{
+    struct stream_slot *slot;
+    while ((slot = TAILQ_FIRST(&server->streams)) != NULL && stream_idle_deadline(server) <= now) {
+        struct session *session = slot->session;
+        if (session->held != NULL && session->held->stream == slot) {
+            TAILQ_REMOVE(&server->streams, slot, idle);
+            TAILQ_INSERT_TAIL(&server->streams, slot, idle);
+            slot->touched_ns = now;
+            continue;
+        }
+        server_say_of_peer(server, "stream of pid %d rolled back: no chunk came for %lld ms",
+                           (int)session->pid, (long long)(server->options.idle_stream_ns / 1000000));
+        stream_fail(slot, -ECANCELED, REASON_NONE);
+    }
+}
