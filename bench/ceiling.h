@@ -1,0 +1,12 @@
+/* ceiling.h: how fast two processes can fill, copy and checksum batches when nothing else is done: the yardstick of P5. */
+#ifndef WALRUS_BENCH_CEILING_H
+#define WALRUS_BENCH_CEILING_H
+
+#include "load.h"
+
+/* One process fills `batch` entries of `size` bytes and their lengths into slots of shared memory, exactly as a producer does;
+ * this one checks the lengths, copies and takes a CRC-32C. Payloads of up to 4 MiB. */
+int ceiling_run(const struct load *load, int64_t duration_ns, const volatile int *interrupted,
+                struct raw_numbers *result, struct error *err) must_check;
+
+#endif

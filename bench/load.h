@@ -1,0 +1,70 @@
+/* load.h: what a run does, and what came out of it. */
+#ifndef WALRUS_BENCH_LOAD_H
+#define WALRUS_BENCH_LOAD_H
+
+#include "histogram.h"
+
+enum wait_mode { WAIT_SPIN, WAIT_HYBRID, WAIT_BLOCK };
+
+#define MOST_BYTES_PREPARED                                                                                  \
+    UINT64_MAX /* in a plan: as much as fits the prepared space when the round begins */
+
+/* The work of one run. Each producer is a process with one connection and keeps `depth` batches in flight. */
+struct load {
+    uint32_t producers;
+    uint32_t
+        topics; /* producer i writes to topics i, i + producers, ... below `topics`; to i % topics if there are fewer */
+    uint32_t batch; /* entries in a batch; 1: sent as an append */
+    uint32_t depth;
+    uint64_t size;  /* bytes of an entry */
+    double seconds; /* measured time; 0: by count */
+    uint64_t count; /* measured batches of all producers together; 0: by time */
+    uint64_t
+        most_bytes; /* payload of all producers together, warm-up included, at which a run by time ends early; 0: none */
+    uint8_t level; /* enum walrus_level that `durability` stands for */
+    bool queue;
+    bool as_batch; /* also batches of one entry are sent as batches */
+    enum wait_mode wait;
+    char durability[32]; /* as the broker's --durability takes it */
+};
+
+static inline uint64_t load_batch_bytes(const struct load *load)
+{
+    return load->size * load->batch;
+}
+
+/* Stages of a batch's way, from the receipts. */
+enum stage {
+    STAGE_FILL,   /* before reserve -> published */
+    STAGE_RING,   /* published -> taken from the ring */
+    STAGE_GATHER, /* taken -> its group went to the kernel */
+    STAGE_DEVICE, /* submitted -> level reached */
+    STAGE_ANSWER, /* level reached -> completion posted */
+    STAGE_REAP,   /* posted -> reaped */
+    STAGE_COUNT
+};
+extern const char *const stage_names[STAGE_COUNT];
+
+/* One round, or the medians of several. */
+struct numbers {
+    double seconds; /* length of the measured interval */
+    double commits_per_s, entries_per_s, bytes_per_s;
+    struct quantiles latency;
+    struct quantiles stages[STAGE_COUNT];
+    double busy, again;            /* refusals: -EBUSY, -EAGAIN; each was tried again */
+    double groups_per_s;           /* 0: not known */
+    double group_bytes;            /* payload bytes per group; 0: not known */
+    double broker_cpu, client_cpu; /* cores in use */
+    double written_bytes;          /* payload of the whole round, warm-up included */
+    bool prepared;                 /* all of it went into space that had been prepared before the round */
+    bool prepared_known;           /* the broker said so; else it is judged by size */
+};
+
+/* The device, or another yardstick, at the same work. */
+struct raw_numbers {
+    char method[64];
+    double commits_per_s, bytes_per_s;
+    struct quantiles latency;
+};
+
+#endif

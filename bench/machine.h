@@ -1,0 +1,25 @@
+/* machine.h: what the figures were measured on. */
+#ifndef WALRUS_BENCH_MACHINE_H
+#define WALRUS_BENCH_MACHINE_H
+
+#include "../shared/base.h"
+
+struct machine {
+    char kernel[160];
+    char processor[128];
+    long cores;
+    uint64_t memory_bytes;
+    char folder[4096];
+    char file_system[32];
+    char device[64];      /* block device behind the folder; "" if there is none */
+    char write_cache[32]; /* "write back", "write through"; "" unknown */
+    char fua[8];          /* "0", "1"; "" unknown */
+    char scheduler[64];
+    uint32_t physical_block, logical_block;
+    bool is_disk;         /* false: memory (tmpfs, ramfs, zram) or unknown; its figures are no disk's */
+    char not_a_disk[128]; /* why */
+};
+
+void machine_look(struct machine *machine, const char *folder);
+
+#endif

@@ -1,0 +1,17 @@
+/* scenario.h: the named measurements. */
+#ifndef WALRUS_BENCH_SCENARIO_H
+#define WALRUS_BENCH_SCENARIO_H
+
+#include "row.h"
+
+/* Runs what the options name and fills bench->rows. Rows measured before an error stay. */
+int scenarios_run(struct bench *bench, struct error *err) must_check;
+/* -EINVAL: a name is not known; err says which ones are. */
+int scenarios_check(const char *names, struct error *err) must_check;
+
+int scenario_start(struct bench *bench, struct error *err) must_check;            /* P8 */
+int scenario_batch_or_appends(struct bench *bench, struct error *err) must_check; /* S1 */
+int scenario_batch_latency(struct bench *bench, struct error *err) must_check;    /* S2 */
+int scenario_append_success(struct bench *bench, struct error *err) must_check;   /* S3 */
+
+#endif
