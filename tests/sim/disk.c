@@ -362,7 +362,7 @@ static int64_t do_op(struct disk *disk, struct io_op *op, const struct fault *fa
     case IO_UNLINK:
         return fails ? fault->error : do_name(disk, op);
     case IO_SYNC_DIRECTORY:
-        if (!fails && fault == NULL)
+        if (fault == NULL)
             image_sync_names(disk->image);
         return fails ? fault->error : 0;
     case IO_KIND_COUNT:
@@ -398,6 +398,8 @@ static bool planned_fault(struct disk *disk, const struct io_op *op, struct faul
         uint64_t nth = fault->matched++;
         if (nth < fault->skip || nth - fault->skip >= fault->count || found)
             continue;
+        if (fault->error == 0 && !fault->lies && op->kind != IO_READ && op->kind != IO_WRITE)
+            continue; /* nothing else can be short */
         fault->hit++;
         *out = *fault;
         found = true;
@@ -535,7 +537,7 @@ static void complete_first(struct disk *disk)
     }
     struct fault fault;
     bool hit = planned_fault(disk, op, &fault) || chance_fault(disk, op, &fault);
-    disk->faults_hit += hit;
+    disk->faults_hit += hit && !fault.lies;
     int64_t result = do_op(disk, op, hit ? &fault : NULL);
     note(disk, op, file, result, flight.check);
     io_complete(&disk->io, op, result);

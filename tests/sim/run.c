@@ -1,0 +1,596 @@
+/* run.c: see run.h. */
+#include "run.h"
+
+#define MAX_TURNS  400000u
+#define READ_BYTES (64u << 10)
+
+struct pending {
+    struct write write;
+    struct run_state *run;
+    struct sim_stream *stream;
+    uint32_t batch;
+    struct pending *next, **link;
+};
+
+static void say(void *context, enum say priority, const char *line)
+{
+    (void)context;
+    (void)priority;
+    (void)line;
+}
+
+static void note_written(void *context, const char *name, const void *bytes, uint64_t length)
+{
+    struct run_state *run = context;
+    (void)name;
+    ledger_note_written(run->ledger, bytes, length);
+}
+
+void run_begin(struct run_state *run, struct image *image, struct ledger *ledger, uint64_t seed)
+{
+    memset(run, 0, sizeof *run);
+    run->disk = disk_start(image, seed);
+    run->io = disk_io(run->disk);
+    run->ledger = ledger;
+    run->seed = seed_fork(seed, 10);
+    run->payload = aligned_alloc(64, MAX_WHOLE_PAYLOAD);
+    run->records = malloc(MAX_BATCH_ENTRIES * sizeof *run->records);
+    check_bug(run->payload != NULL && run->records != NULL);
+    disk_set_watch(run->disk, &(struct disk_watch){run, note_written});
+}
+
+bool run_alive(const struct run_state *run)
+{
+    return run->log != NULL && !disk_gone(run->disk) && log_failed(run->log) == NULL;
+}
+
+static bool troubled(const struct run_state *run)
+{
+    return run->trouble || disk_gone(run->disk) || disk_faults_hit(run->disk) > 0;
+}
+
+bool run_start(struct run_state *run)
+{
+    struct log_options options = {.io = run->io, .segment_bytes = SIM_SEGMENT, .memory_bytes = 24u << 20};
+    options.prepare_only_spare = true;
+    options.say = say;
+    check_bug(run->log == NULL);
+    run->start_error = log_start(&options, &run->log, &run->error);
+    run->started = run->start_error == 0;
+    run->events_at_start = disk_events(run->disk);
+    if (run->start_error == 0)
+        return true;
+    run->log = NULL;
+    if (run->rot && run->start_error == -EBADMSG)
+        run->damage_seen = true;
+    else if (!troubled(run))
+        ledger_fail(run->ledger, "a start without any fault fails with %d: %s", run->start_error,
+                    run->error.text);
+    if (run->error.text[0] == 0)
+        ledger_fail(run->ledger, "a start fails with %d and no words", run->start_error);
+    return false;
+}
+
+/* ------------------------------------------------------------------------------------------------ writes */
+
+static struct topic *topic_of(struct run_state *run, uint32_t number)
+{
+    if (run->topics[number] != NULL)
+        return run->topics[number];
+    char name[32];
+    int length = snprintf(name, sizeof name, "topic %u", number);
+    uint8_t level = run->ledger->levels[number];
+    int error = log_topic(run->log, name, (size_t)length, level, true, &run->topics[number]);
+    if (error != 0) {
+        ledger_fail(run->ledger, "log_topic fails with %d", error);
+        return NULL;
+    }
+    return run->topics[number];
+}
+
+static void unlink_pending(struct pending *pending)
+{
+    *pending->link = pending->next;
+    if (pending->next != NULL)
+        pending->next->link = pending->link;
+    pending->run->inflight--;
+    free(pending);
+}
+
+static void answered_ok(struct run_state *run, struct batch *batch, const struct write *write)
+{
+    struct ledger *ledger = run->ledger;
+    uint8_t least = ledger->levels[batch->topic] == 0 ? LEVEL_DURABLE : ledger->levels[batch->topic];
+    if (write->level > least)
+        least = write->level;
+    if (write->level_reached < least)
+        ledger_fail(ledger, "batch %u is answered at level %u, asked for was %u", batch->id,
+                    write->level_reached, least);
+    if (batch->sequenced && batch->first_sequence != write->first_sequence)
+        ledger_fail(ledger, "batch %u lies at sequence %llu, its receipt says %llu", batch->id,
+                    (unsigned long long)batch->first_sequence, (unsigned long long)write->first_sequence);
+    if (write->committed != batch->entries)
+        ledger_fail(ledger, "batch %u has %u entries, its receipt says %llu", batch->id, batch->entries,
+                    (unsigned long long)write->committed);
+    if (batch->order <= run->last_done[batch->topic])
+        ledger_fail(ledger, "completions of topic %u come out of commit order: batch %u", batch->topic,
+                    batch->id);
+    run->last_done[batch->topic] = batch->order;
+    batch->fate = FATE_OK;
+    batch->level = write->level_reached;
+    batch->sequenced = true;
+    batch->first_sequence = write->first_sequence;
+    batch->group = write->group;
+    if (write->level_reached == LEVEL_DURABLE)
+        ledger->durable_group = max_u64(ledger->durable_group, write->group);
+    run->acked++;
+}
+
+static void answered(struct write *write)
+{
+    struct pending *pending = (struct pending *)(void *)write;
+    struct run_state *run = pending->run;
+    struct sim_stream *stream = pending->stream;
+    struct batch *batch = ledger_at(run->ledger, pending->batch);
+    bool heard = !disk_gone(run->disk);
+    bool decides = stream == NULL || write->last || write->result != 0;
+    if (heard && run->log != NULL && log_failed(run->log) != NULL)
+        ledger_fail(run->ledger, "G10: batch %u is answered after the log has failed", batch->id);
+    if (heard && decides && batch->fate == FATE_OPEN) {
+        if (write->result == 0) {
+            answered_ok(run, batch, write);
+        } else {
+            if (batch->shown)
+                ledger_fail(run->ledger, "batch %u was shown to readers and is then answered %d", batch->id,
+                            write->result);
+            if (!troubled(run))
+                ledger_fail(run->ledger, "batch %u is answered %d on a sound disk", batch->id, write->result);
+            batch->fate = FATE_FAILED;
+        }
+    }
+    if (stream != NULL && decides)
+        stream->open = false;
+    unlink_pending(pending);
+}
+
+/* Hands one write to the log; the payload lies in run->payload. */
+static int submit(struct run_state *run, const struct write *model, uint32_t batch_id,
+                  struct sim_stream *stream)
+{
+    struct pending *pending = calloc(1, sizeof *pending);
+    check_bug(pending != NULL);
+    pending->write = *model;
+    pending->write.payload = run->payload;
+    pending->write.records = run->records;
+    pending->write.done = answered;
+    pending->run = run;
+    pending->batch = batch_id;
+    pending->stream = stream;
+    struct batch *batch = ledger_at(run->ledger, batch_id);
+    if (model->kind != WRITE_CHUNK || model->last) {
+        batch->order = run->ledger->next_order++;
+        batch->complete = true;
+    }
+    if (!run->wrote && !run->checked)
+        ledger_limbo(run->ledger);
+    run->wrote = true;
+    int error = log_write(run->log, &pending->write);
+    if (error != 0) {
+        if (model->kind != WRITE_CHUNK)
+            batch->fate = FATE_REFUSED;
+        else if (model->last)
+            batch->complete = false;
+        free(pending);
+        return error;
+    }
+    pending->next = run->pending;
+    if (pending->next != NULL)
+        pending->next->link = &pending->next;
+    pending->link = &run->pending;
+    run->pending = pending;
+    run->inflight++;
+    memset(run->payload, 0xdd, model->payload_bytes); /* the log has its copy */
+    return 0;
+}
+
+int run_try_write(struct run_state *run, uint32_t topic, uint32_t owner, uint32_t entries, uint32_t bytes,
+                  uint8_t level)
+{
+    if (!run_alive(run))
+        return -ESHUTDOWN;
+    struct topic *to = topic_of(run, topic);
+    if (to == NULL)
+        return -ENOMEM;
+    struct batch *batch = ledger_add(run->ledger, topic, entries, bytes);
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < entries; i++) {
+        uint64_t length = entry_length(batch, i);
+        check_bug(used + align_up(length, PAYLOAD_ALIGN) <= MAX_WHOLE_PAYLOAD);
+        run->records[i] = (struct entry_record){.length = (uint32_t)length};
+        entry_fill(batch, i, 0, run->payload + used, length);
+        memset(run->payload + used + length, 0, align_up(length, PAYLOAD_ALIGN) - length);
+        used += align_up(length, PAYLOAD_ALIGN);
+    }
+    struct write write = {.kind = entries == 1 && owner % 2 == 0 ? WRITE_APPEND : WRITE_BATCH,
+                          .level = level,
+                          .topic = to,
+                          .owner = (const char *)run + owner,
+                          .entries = entries,
+                          .payload_bytes = (uint32_t)used};
+    return submit(run, &write, batch->id, NULL);
+}
+
+int run_write(struct run_state *run, uint32_t topic, uint32_t owner, uint32_t entries, uint32_t bytes)
+{
+    for (uint32_t i = 0; run_alive(run); i++) {
+        int error = run_try_write(run, topic, owner, entries, bytes, 0);
+        if (error != -EAGAIN && error != -EBUSY)
+            return error;
+        if (i > MAX_TURNS) {
+            ledger_fail(run->ledger, "a write gets %d for ever", error);
+            return error;
+        }
+        run_pump(run, INT64_C(50000000));
+    }
+    return -ESHUTDOWN;
+}
+
+/* ------------------------------------------------------------------------------------------------ streams */
+
+struct sim_stream *run_stream(struct run_state *run, uint32_t topic, uint32_t entries, uint32_t bytes)
+{
+    if (!run_alive(run))
+        return NULL;
+    struct topic *to = topic_of(run, topic);
+    if (to == NULL)
+        return NULL;
+    struct sim_stream *stream = calloc(1, sizeof *stream);
+    check_bug(stream != NULL);
+    stream->run = run;
+    stream->batch = ledger_add(run->ledger, topic, entries, bytes)->id;
+    stream->stream.topic = to;
+    stream->stream.owner = stream;
+    stream->open = true;
+    stream->next = run->streams;
+    run->streams = stream;
+    return stream;
+}
+
+/* Lays out the next pieces in run->payload. */
+static struct write next_chunk(struct run_state *run, struct sim_stream *stream, uint32_t limit,
+                               uint32_t *entry, uint64_t *offset)
+{
+    const struct batch *batch = ledger_at(run->ledger, stream->batch);
+    struct write write = {
+        .kind = WRITE_CHUNK, .first = !stream->stream.admitted, .topic = stream->stream.topic};
+    write.owner = stream;
+    write.stream = &stream->stream;
+    limit = (uint32_t)min_u64(max_u64(limit, 8192), MAX_CHUNK_PAYLOAD);
+    uint64_t used = 0;
+    while (*entry < batch->entries) {
+        uint64_t left = entry_length(batch, *entry) - *offset, part = left;
+        if (used + align_up(left, PAYLOAD_ALIGN) > limit)
+            part = (limit - used) & ~UINT64_C(4095);
+        if (part == 0 && left > 0)
+            break;
+        run->records[write.entries++] =
+            (struct entry_record){.length = (uint32_t)part, .flags = part < left ? ENTRY_CONTINUES : 0};
+        entry_fill(batch, *entry, *offset, run->payload + used, part);
+        memset(run->payload + used + part, 0, align_up(part, PAYLOAD_ALIGN) - part);
+        used += align_up(part, PAYLOAD_ALIGN);
+        *offset += part;
+        if (part < left)
+            break;
+        *entry += 1;
+        *offset = 0;
+    }
+    write.payload_bytes = (uint32_t)used;
+    write.last = *entry == batch->entries;
+    return write;
+}
+
+bool run_chunk(struct run_state *run, struct sim_stream *stream, uint32_t bytes)
+{
+    if (!run_alive(run) || stream == NULL || !stream->open || stream->sent_last)
+        return false;
+    uint32_t entry = stream->entry;
+    uint64_t offset = stream->offset;
+    struct write write = next_chunk(run, stream, bytes, &entry, &offset);
+    int error = submit(run, &write, stream->batch, stream);
+    if (error == -EAGAIN || error == -EBUSY || (error == -ENOSPC && !stream->stream.failed)) {
+        run_pump(run, INT64_C(50000000));
+        return run_alive(run) && stream->open;
+    }
+    if (error != 0) {
+        if (!troubled(run) && !stream->stream.failed)
+            ledger_fail(run->ledger, "a chunk is refused with %d on a sound disk", error);
+        run_abort(run, stream);
+        return false;
+    }
+    stream->entry = entry;
+    stream->offset = offset;
+    stream->sent_last = write.last;
+    return !write.last;
+}
+
+void run_stream_all(struct run_state *run, struct sim_stream *stream, uint32_t bytes)
+{
+    for (uint32_t i = 0; run_chunk(run, stream, bytes); i++) {
+        if (i > 4000) {
+            run_abort(run, stream);
+            return;
+        }
+    }
+}
+
+void run_abort(struct run_state *run, struct sim_stream *stream)
+{
+    if (!run_alive(run) || stream == NULL || stream->sent_last)
+        return;
+    struct batch *batch = ledger_at(run->ledger, stream->batch);
+    log_stream_abort(run->log, &stream->stream);
+    if (batch->fate == FATE_OPEN)
+        batch->fate = FATE_FAILED;
+    stream->open = false;
+    stream->sent_last = true;
+}
+
+/* ------------------------------------------------------------------------------------------------ time */
+
+void run_pump(struct run_state *run, int64_t limit_ns)
+{
+    if (!run_alive(run))
+        return;
+    int64_t due = log_turn(run->log);
+    if (!run_alive(run))
+        return;
+    int64_t now = io_now(run->io);
+    int64_t wait = due <= now ? 0 : due - now;
+    io_wait(run->io, wait < limit_ns ? wait : limit_ns);
+}
+
+void run_settle(struct run_state *run)
+{
+    for (uint32_t i = 0; run_alive(run) && (run->inflight > 0 || log_busy(run->log)); i++) {
+        /* A stream that waits for its next chunk keeps nothing in flight. */
+        if (i > MAX_TURNS) {
+            ledger_fail(run->ledger, "%u writes are never answered", run->inflight);
+            return;
+        }
+        run_pump(run, INT64_C(100000000));
+    }
+}
+
+void run_idle(struct run_state *run, int64_t ns)
+{
+    int64_t end = io_now(run->io) + ns;
+    for (uint32_t i = 0; run_alive(run) && io_now(run->io) < end; i++) {
+        if (i > MAX_TURNS) {
+            ledger_fail(run->ledger, "the log never goes idle");
+            return;
+        }
+        run_pump(run, end - io_now(run->io));
+    }
+}
+
+static void release_topics(struct run_state *run)
+{
+    for (uint32_t i = 0; i < SIM_TOPICS; i++) {
+        if (run->topics[i] != NULL)
+            log_topic_release(run->log, run->topics[i]);
+        run->topics[i] = NULL;
+    }
+}
+
+void run_stop(struct run_state *run)
+{
+    if (!run_alive(run))
+        return;
+    for (struct sim_stream *stream = run->streams; stream != NULL; stream = stream->next) {
+        if (stream->open)
+            run_abort(run, stream);
+    }
+    release_topics(run);
+    struct error error = {0};
+    struct log *log = run->log;
+    int result = log_stop(log, &error);
+    run->log = NULL;
+    if (result == 0 && !disk_gone(run->disk)) {
+        run->stopped = true;
+        run->ledger->lossy |= troubled(run);
+        ledger_stopped(run->ledger);
+        if (run->inflight > 0)
+            ledger_fail(run->ledger, "a clean stop leaves %u writes unanswered", run->inflight);
+    } else if (!troubled(run)) {
+        ledger_fail(run->ledger, "a clean stop fails with %d: %s", result, error.text);
+    }
+}
+
+struct image *run_end(struct run_state *run)
+{
+    if (run->log != NULL) {
+        if (!disk_gone(run->disk) && log_failed(run->log) == NULL)
+            disk_crash_now(run->disk);
+        release_topics(run);
+        log_abandon(run->log);
+        run->log = NULL;
+    }
+    if (run->trouble || disk_faults_hit(run->disk) > 0)
+        run->ledger->lossy = true;
+    if (run->io->inflight > 0)
+        ledger_fail(run->ledger, "%u ops are left in flight at the end", run->io->inflight);
+    while (run->io->inflight > 0)
+        io_wait(run->io, -1);
+    while (run->pending != NULL)
+        unlink_pending(run->pending);
+    while (run->streams != NULL) {
+        struct sim_stream *stream = run->streams;
+        run->streams = stream->next;
+        free(stream);
+    }
+    if (disk_violation(run->disk) != NULL)
+        ledger_fail(run->ledger, "%s", disk_violation(run->disk));
+    for (uint32_t i = 0; i < run->ledger->count; i++) {
+        const struct batch *batch = &run->ledger->batches[i];
+        if (batch->fate == FATE_REFUSED && batch->on_disk)
+            ledger_fail(run->ledger, "G4: bytes of batch %u, which was refused, went to the disk", batch->id);
+    }
+    free(run->payload);
+    free(run->records);
+    return disk_end(run->disk);
+}
+
+/* ------------------------------------------------------------------------------------------------ reads */
+
+struct reader {
+    struct log_read read;
+    bool finished;
+};
+
+static void read_done(struct log_read *read)
+{
+    ((struct reader *)(void *)read)->finished = true;
+}
+
+static uint8_t *read_buffer(void)
+{
+    static uint8_t buffer[READ_BYTES] __attribute__((aligned(4096)));
+    return buffer;
+}
+
+/* One log_read, waited for. False: the machine went, or an error that is no promise broken. */
+static bool read_once(struct run_state *run, struct reader *reader)
+{
+    reader->finished = false;
+    reader->read.buffer = read_buffer();
+    reader->read.buffer_bytes = READ_BYTES;
+    reader->read.done = read_done;
+    log_read(run->log, &reader->read);
+    for (uint32_t i = 0; !reader->finished && run_alive(run); i++) {
+        run_pump(run, INT64_C(100000000));
+        if (i > MAX_TURNS) {
+            ledger_fail(run->ledger, "a read is never answered");
+            break;
+        }
+    }
+    if (!reader->finished)
+        return false;
+    if (reader->read.result >= 0)
+        return true;
+    if (run->rot && reader->read.result == -EBADMSG)
+        run->damage_seen = true;
+    else if (!troubled(run) && run_alive(run))
+        ledger_fail(run->ledger, "a read of topic from %llu fails with %d",
+                    (unsigned long long)reader->read.from, reader->read.result);
+    return false;
+}
+
+static bool feed_runs(struct run_state *run, struct scan *scan, const struct log_read *read)
+{
+    uint32_t at = 0, entries = 0;
+    const uint8_t *buffer = read->buffer;
+    while (at < read->used) {
+        const struct run *head = (const struct run *)(const void *)(buffer + at);
+        uint64_t records =
+            align_up(sizeof *head + (uint64_t)head->entries * sizeof(struct entry_record), PAYLOAD_ALIGN);
+        if (head->bytes > read->used - at || records > head->bytes ||
+            head->payload_bytes > head->bytes - records) {
+            ledger_fail(run->ledger, "a read returns a run that does not fit");
+            return false;
+        }
+        const struct entry_record *record = (const struct entry_record *)(const void *)(head + 1);
+        const uint8_t *payload = buffer + at + records;
+        uint64_t used = 0;
+        for (uint32_t i = 0; i < head->entries; i++, record++, entries++) {
+            if (align_up(record->length, PAYLOAD_ALIGN) > head->payload_bytes - used) {
+                ledger_fail(run->ledger, "a read returns records that do not fit");
+                return false;
+            }
+            bool piece = head->flags & RUN_PIECE;
+            scan_feed(scan, head, head->first_sequence + i, payload + used, record->length,
+                      piece ? head->entry_offset : 0, piece ? head->entry_bytes : record->length);
+            used += align_up(record->length, PAYLOAD_ALIGN);
+        }
+        at += head->bytes;
+    }
+    if ((uint32_t)read->result != entries)
+        ledger_fail(run->ledger, "a read returns %u entries and says %d", entries, read->result);
+    return run->ledger->failure[0] == 0;
+}
+
+void run_read_some(struct run_state *run, uint32_t topic)
+{
+    if (!run_alive(run))
+        return;
+    struct topic *from = topic_of(run, topic);
+    struct topic_view view;
+    if (from == NULL)
+        return;
+    log_topic_view(from, &view);
+    struct reader reader = {0};
+    reader.read.topic = from;
+    reader.read.max_entries = 1 + (uint32_t)seed_below(&run->seed, 50);
+    reader.read.max_bytes = 1 + (uint32_t)seed_below(&run->seed, 32u << 10);
+    reader.read.from = view.visible_next > 1 ? 1 + seed_below(&run->seed, view.visible_next) : 0;
+    struct scan scan;
+    scan_begin(&scan, run->ledger, topic, false);
+    if (read_once(run, &reader) && reader.read.result > 0)
+        feed_runs(run, &scan, &reader.read);
+    free(scan.seen);
+}
+
+/* Everything of one topic. False: it could not be read to the end. */
+static bool read_all(struct run_state *run, uint32_t topic, uint8_t *seen)
+{
+    struct topic *from = topic_of(run, topic);
+    if (from == NULL)
+        return false;
+    struct scan scan;
+    scan_begin(&scan, run->ledger, topic, true);
+    struct reader reader = {
+        .read = {.topic = from, .max_entries = MAX_BATCH_ENTRIES, .max_bytes = READ_BYTES / 2}};
+    bool good = true;
+    for (uint32_t i = 0; good && run->ledger->failure[0] == 0; i++) {
+        reader.read.entry_offset = scan.offset;
+        good = read_once(run, &reader);
+        if (!good || reader.read.result == 0)
+            break;
+        good = feed_runs(run, &scan, &reader.read);
+        uint64_t expected = scan.offset > 0 ? scan.next_sequence : reader.read.next_sequence;
+        if (good && scan.offset > 0 && scan.next_sequence == 0)
+            expected = reader.read.next_sequence;
+        if (good && reader.read.next_sequence != expected)
+            ledger_fail(run->ledger, "topic %u: a read ends at sequence %llu and says %llu", topic,
+                        (unsigned long long)expected, (unsigned long long)reader.read.next_sequence);
+        reader.read.from = reader.read.next_sequence;
+        if (i > MAX_TURNS)
+            ledger_fail(run->ledger, "topic %u never ends", topic);
+    }
+    for (uint32_t i = 1; i <= run->ledger->count && i <= scan.ledger->count; i++)
+        seen[i] |= scan.seen[i];
+    if (good) {
+        scan_end(&scan);
+    } else {
+        free(scan.seen);
+    }
+    return good;
+}
+
+void run_check(struct run_state *run)
+{
+    uint8_t *seen = calloc(run->ledger->count + 1, 1);
+    check_bug(seen != NULL);
+    bool good = true;
+    for (uint32_t topic = 0; topic < SIM_TOPICS && good && run_alive(run); topic++) {
+        bool used = false;
+        for (uint32_t i = 0; i < run->ledger->count && !used; i++)
+            used = run->ledger->batches[i].topic == topic;
+        if (used)
+            good = read_all(run, topic, seen);
+    }
+    if (good && run_alive(run) && run->ledger->failure[0] == 0) {
+        ledger_settle(run->ledger, seen, run->end_before);
+        run->checked = true;
+    }
+    free(seen);
+}

@@ -1,0 +1,361 @@
+/* scenario.c: see scenario.h. */
+#include "scenario.h"
+
+#define SECOND INT64_C(1000000000)
+
+/* ------------------------------------------------------------------------------------------------ before */
+
+static void a_few_batches(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 3, 100);
+    run_write(run, 1, 2, 1, 40);
+    run_settle(run);
+    run_write(run, 0, 1, 2, 3000);
+    run_settle(run);
+    run_stop(run);
+}
+
+/* The last groups are answered at level written only: nothing proves them durable. */
+static void an_unproven_tail(struct run_state *run)
+{
+    run->ledger->levels[2] = LEVEL_WRITTEN;
+    run_start(run);
+    run_write(run, 0, 1, 3, 100);
+    run_settle(run);
+    for (uint32_t i = 0; i < 3; i++) {
+        run_write(run, 2, 1, 2, 200);
+        run_pump(run, 1000);
+        run_pump(run, 1000);
+    }
+    for (uint32_t i = 0; i < 40 && run->inflight > 0; i++)
+        run_pump(run, 1000000);
+}
+
+/* ------------------------------------------------------------------------------------------------ acts */
+
+static void start_only(struct run_state *run)
+{
+    run_start(run);
+    run_check(run);
+}
+
+static void one_group(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 4, 300);
+    run_settle(run);
+}
+
+static void three_groups(struct run_state *run)
+{
+    run_start(run);
+    for (uint32_t i = 0; i < 3; i++) {
+        run_write(run, 0, 1, 2 + i, 900);
+        run_settle(run);
+    }
+}
+
+static void two_topics(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 100);
+    run_write(run, 3, 2, 5, 100);
+    run_settle(run);
+    run_write(run, 3, 2, 1, 9000);
+    run_write(run, 0, 2, 1, 50);
+    run_write(run, 0, 2, 1, 60);
+    run_settle(run);
+}
+
+static void segment_change(struct run_state *run)
+{
+    run_start(run);
+    for (uint32_t i = 0; i < 5; i++) {
+        run_write(run, i % 2, 1, 1, 1100000);
+        run_settle(run);
+    }
+    run_write(run, 0, 1, 3, 200);
+    run_settle(run);
+}
+
+static void fail_segment(struct run_state *run, enum io_kind kind, uint64_t count, enum leaves leaves)
+{
+    disk_set_fault(
+        run->disk,
+        &(struct fault){
+            .kinds = 1u << kind, .classes = CLASS_SEGMENT, .count = count, .error = -EIO, .leaves = leaves});
+}
+
+static void roll_back(struct run_state *run, uint64_t count, enum leaves leaves)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 500);
+    run_settle(run);
+    if (!run_alive(run))
+        return;
+    run_idle(run, 3 * SECOND); /* until nothing else writes to segments */
+    if (!run_alive(run))
+        return;
+    fail_segment(run, IO_WRITE, count, leaves);
+    run_write(run, 0, 1, 3, 700);
+    run_write(run, 1, 2, 1, 80);
+    run_settle(run);
+    run_write(run, 0, 1, 2, 100);
+    run_settle(run);
+}
+
+static void write_error_old(struct run_state *run)
+{
+    roll_back(run, 1, LEAVES_OLD);
+}
+
+static void write_error_new(struct run_state *run)
+{
+    roll_back(run, 1, LEAVES_NEW);
+}
+
+static void write_error_for_ever(struct run_state *run)
+{
+    roll_back(run, FAULT_FOR_EVER, LEAVES_NEW);
+}
+
+/* The group fails, its second try in the next segment fails too, the header after that does not. */
+static void write_error_twice(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 500);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    if (!run_alive(run))
+        return;
+    disk_set_fault(run->disk, &(struct fault){.kinds = 1u << IO_WRITE,
+                                              .classes = CLASS_SEGMENT,
+                                              .count = 1,
+                                              .error = -EIO,
+                                              .leaves = LEAVES_NEW});
+    disk_set_fault(run->disk, &(struct fault){.kinds = 1u << IO_WRITE,
+                                              .classes = CLASS_SEGMENT,
+                                              .skip = 2,
+                                              .count = 1,
+                                              .error = -ENOSPC,
+                                              .leaves = LEAVES_NEW});
+    run_write(run, 0, 1, 3, 700);
+    run_write(run, 4, 2, 1, 80);
+    run_settle(run);
+    run_write(run, 0, 1, 2, 100);
+    run_settle(run);
+}
+
+static void short_write(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 500);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    if (!run_alive(run))
+        return;
+    disk_set_fault(run->disk, &(struct fault){.kinds = 1u << IO_WRITE,
+                                              .classes = CLASS_SEGMENT,
+                                              .count = 1,
+                                              .short_count = SIM_BLOCK + 511,
+                                              .leaves = LEAVES_MIX});
+    run_write(run, 0, 1, 30, 700);
+    run_settle(run);
+    run_write(run, 0, 1, 2, 100);
+    run_settle(run);
+}
+
+static void failed_flush(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 500);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    if (!run_alive(run))
+        return;
+    fail_segment(run, IO_FLUSH, 1, LEAVES_NEW);
+    run_write(run, 0, 1, 3, 700);
+    run_write(run, 1, 2, 1, 80);
+    run_settle(run);
+}
+
+static void stream(struct run_state *run)
+{
+    run_start(run);
+    struct sim_stream *big = run_stream(run, 0, 12, 9000);
+    run_chunk(run, big, 20000);
+    run_write(run, 1, 2, 2, 100);
+    run_settle(run);
+    run_chunk(run, big, 30000);
+    run_settle(run);
+    run_stream_all(run, big, 50000);
+    run_write(run, 1, 2, 2, 100);
+    run_settle(run);
+    struct sim_stream *dropped = run_stream(run, 0, 8, 5000);
+    run_chunk(run, dropped, 16000);
+    run_settle(run);
+    run_abort(run, dropped);
+    run_write(run, 0, 1, 1, 100);
+    run_settle(run);
+}
+
+static void checkpoint(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 500);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    run_write(run, 5, 1, 2, 500);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    run_write(run, 0, 1, 2, 500);
+    run_settle(run);
+}
+
+static void clean_stop(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 500);
+    run_write(run, 6, 2, 1, 500);
+    run_stop(run);
+}
+
+static void levels(struct run_state *run)
+{
+    run->ledger->levels[2] = LEVEL_WRITTEN;
+    run->ledger->levels[3] = LEVEL_ACCEPTED;
+    run_start(run);
+    run_write(run, 2, 1, 2, 300);
+    run_write(run, 3, 1, 2, 300);
+    run_settle(run);
+    run_write(run, 3, 1, 2, 300);
+    run_write(run, 2, 1, 1, 5000);
+    run_settle(run);
+    run_write(run, 0, 1, 2, 100);
+    run_settle(run);
+    run_write(run, 2, 1, 1, 100);
+    run_settle(run);
+    run_idle(run, SECOND / 2);
+    run_write(run, 3, 1, 1, 100);
+    run_settle(run);
+}
+
+const struct scenario scenarios[] = {
+    {"first-start", NULL, false, one_group, true, false},
+    {"start", a_few_batches, false, start_only, true, false},
+    {"start-after-kill", an_unproven_tail, true, start_only, true, false},
+    {"one-group", a_few_batches, false, one_group, false, false},
+    {"three-groups", a_few_batches, false, three_groups, false, false},
+    {"two-topics", a_few_batches, false, two_topics, false, false},
+    {"segment-change", a_few_batches, false, segment_change, false, true},
+    {"write-error-old", a_few_batches, false, write_error_old, false, false},
+    {"write-error-new", a_few_batches, false, write_error_new, false, false},
+    {"write-error-twice", a_few_batches, false, write_error_twice, false, false},
+    {"write-error-for-ever", a_few_batches, false, write_error_for_ever, false, false},
+    {"short-write", a_few_batches, false, short_write, false, false},
+    {"failed-flush", a_few_batches, false, failed_flush, false, false},
+    {"stream", a_few_batches, false, stream, false, false},
+    {"checkpoint", a_few_batches, false, checkpoint, false, false},
+    {"clean-stop", a_few_batches, false, clean_stop, false, false},
+    {"levels", a_few_batches, false, levels, false, false},
+};
+const uint32_t scenario_count = array_count(scenarios);
+
+const struct scenario *scenario_find(const char *name)
+{
+    for (uint32_t i = 0; i < scenario_count; i++) {
+        if (strcmp(scenarios[i].name, name) == 0)
+            return &scenarios[i];
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------ random work */
+
+enum job {
+    JOB_APPEND,
+    JOB_BATCH,
+    JOB_BIG,
+    JOB_STREAM,
+    JOB_CHUNK,
+    JOB_ABORT,
+    JOB_READ,
+    JOB_WAIT,
+    JOB_IDLE,
+    JOB_SETTLE,
+    JOB_COUNT
+};
+
+static struct sim_stream *an_open_stream(struct run_state *run)
+{
+    for (struct sim_stream *stream = run->streams; stream != NULL; stream = stream->next) {
+        if (stream->open && !stream->sent_last && seed_chance(&run->seed, 600))
+            return stream;
+    }
+    return NULL;
+}
+
+static void do_job(struct run_state *run, enum job job)
+{
+    struct seed *seed = &run->seed;
+    uint32_t topic = (uint32_t)seed_below(seed, 5), owner = (uint32_t)seed_below(seed, 4);
+    uint8_t level = seed_chance(seed, 150) ? LEVEL_DURABLE : 0;
+    switch (job) {
+    case JOB_APPEND:
+        run_try_write(run, topic, owner, 1, 1 + (uint32_t)seed_below(seed, 3000), level);
+        break;
+    case JOB_BATCH:
+        run_try_write(run, topic, owner, 1 + (uint32_t)seed_below(seed, 40),
+                      1 + (uint32_t)seed_below(seed, 900), level);
+        break;
+    case JOB_BIG:
+        run_try_write(run, topic, owner, 1, 20000 + (uint32_t)seed_below(seed, 900000), level);
+        break;
+    case JOB_STREAM:
+        run_stream(run, topic, 1 + (uint32_t)seed_below(seed, 30), 1 + (uint32_t)seed_below(seed, 20000));
+        break;
+    case JOB_CHUNK:
+        for (uint32_t i = 0; i < 3; i++)
+            run_chunk(run, an_open_stream(run), 8192 + (uint32_t)seed_below(seed, 120000));
+        break;
+    case JOB_ABORT:
+        run_abort(run, an_open_stream(run));
+        break;
+    case JOB_READ:
+        run_read_some(run, topic);
+        break;
+    case JOB_IDLE:
+        run_idle(run, (int64_t)seed_below(seed, 3 * SECOND));
+        break;
+    case JOB_SETTLE:
+        run_settle(run);
+        break;
+    case JOB_WAIT:
+    case JOB_COUNT:
+        for (uint64_t i = seed_below(seed, 12); i > 0; i--)
+            run_pump(run, 1000000);
+        break;
+    }
+}
+
+void workload(struct run_state *run, uint32_t steps)
+{
+    static const uint32_t usual[JOB_COUNT] = {30, 25, 3, 6, 20, 2, 10, 30, 2, 5};
+    uint32_t weights[JOB_COUNT], sum = 0;
+    for (uint32_t i = 0; i < JOB_COUNT; i++) {
+        weights[i] = seed_chance(&run->seed, 250) ? 0 : usual[i];
+        if (i == JOB_WAIT)
+            weights[i] = usual[i];
+        sum += weights[i];
+    }
+    for (uint32_t i = 0; i < steps && run_alive(run) && run->ledger->failure[0] == 0; i++) {
+        uint64_t draw = seed_below(&run->seed, sum);
+        uint32_t job = 0;
+        while (draw >= weights[job])
+            draw -= weights[job++];
+        do_job(run, (enum job)job);
+        if (seed_chance(&run->seed, 500))
+            run_pump(run, 1000000);
+    }
+}
