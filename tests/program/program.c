@@ -153,12 +153,11 @@ bool child_await(struct child *child, const struct text *where, const char *word
     return true;
 }
 
-int child_finish(struct child *child, int limit_ms)
+int child_wait(struct child *child, int limit_ms)
 {
     int64_t limit = clock_ms() + limit_ms;
     if (child->ended)
         return child->code;
-    child_close_input(child);
     bool in_time = true;
     while (in_time && (child->out >= 0 || child->err >= 0))
         in_time = turn(child, limit, false);
@@ -174,6 +173,12 @@ int child_finish(struct child *child, int limit_ms)
     child->ended = true;
     child->code = !in_time ? -1 : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     return child->code;
+}
+
+int child_finish(struct child *child, int limit_ms)
+{
+    child_close_input(child);
+    return child_wait(child, limit_ms);
 }
 
 void child_free(struct child *child)

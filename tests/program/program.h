@@ -43,7 +43,9 @@ bool child_write(struct child *child, const char *data, size_t length);
 void child_close_input(struct child *child);
 /* Reads until its stdout (or stderr) contains the words. false: it ended, or the limit. */
 bool child_await(struct child *child, const struct text *where, const char *words);
-/* Closes its stdin, reads the rest, waits for its end, within the limit; then it is killed and the code is -1. Returns the code. */
+/* Reads the rest, waits for its end, within the limit; then it is killed and the code is -1. Returns the code. */
+int child_wait(struct child *child, int limit_ms);
+/* The same, after closing its stdin. */
 int child_finish(struct child *child, int limit_ms);
 void child_free(struct child *child);
 

@@ -1,0 +1,331 @@
+/* walrusd and walrus while something happens: followers, a broker that dies, stalls or stops under its clients. */
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "program.h"
+
+#define DEATH_LIMIT_MS 5000 /* promised: a client whose broker dies ends within 5 s */
+
+static struct place place;
+
+static void make(void)
+{
+    place_make(&place);
+}
+
+static void clean(void)
+{
+    place_remove(&place);
+}
+
+TestSuite(live, .init = make, .fini = clean, .timeout = 300);
+
+static void expect_append(const char *topic, const char *input)
+{
+    struct child child;
+    walrus(&place, &child, input, "append", topic);
+    expect_end(&place, &child, 0, NULL);
+    child_free(&child);
+}
+
+/* ------------------------------------------------------------------------------------------------ follow */
+
+struct effort {
+    uint64_t switches; /* voluntary: how often it went to sleep */
+    uint64_t ticks;    /* of CPU */
+};
+
+static struct effort effort_of(pid_t pid)
+{
+    struct effort effort = {0};
+    char path[64], line[1024];
+    unsigned long long user, kernel;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *file = fopen(path, "re");
+    cr_assert(file != NULL, "%s: %s", path, strerror(errno));
+    while (fgets(line, sizeof line, file) != NULL) {
+        unsigned long long number;
+        if (sscanf(line, "voluntary_ctxt_switches: %llu", &number) == 1)
+            effort.switches = number;
+    }
+    fclose(file);
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    file = fopen(path, "re");
+    cr_assert(file != NULL && fgets(line, sizeof line, file) != NULL);
+    fclose(file);
+    cr_assert(sscanf(strrchr(line, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user,
+                     &kernel) == 2);
+    effort.ticks = user + kernel;
+    return effort;
+}
+
+Test(live, a_follower_waits_for_its_topic_gets_what_is_written_later_and_costs_nothing_meanwhile)
+{
+    struct child follower;
+    broker_start(&place, NULL);
+    walrus_start(&place, &follower, "read", "news", "--follow");
+    /* It is asleep when half a second passes without a switch; what follows it then costs is looked at over a longer time. */
+    int64_t limit = clock_ms() + LIMIT_MS;
+    struct effort reader, broker;
+    do {
+        reader = effort_of(follower.pid);
+        broker = effort_of(place.broker.pid);
+        pause_ms(500);
+    } while ((effort_of(follower.pid).switches != reader.switches ||
+              effort_of(place.broker.pid).switches > broker.switches + 2) &&
+             clock_ms() < limit);
+    reader = effort_of(follower.pid);
+    broker = effort_of(place.broker.pid);
+    pause_ms(2000);
+    struct effort reader_later = effort_of(follower.pid), broker_later = effort_of(place.broker.pid);
+    expect(reader_later.switches == reader.switches && reader_later.ticks == reader.ticks, &place, &follower,
+           "the follower woke up %llu times in 2 s",
+           (unsigned long long)(reader_later.switches - reader.switches));
+    expect(broker_later.switches <= broker.switches + 4 && broker_later.ticks <= broker.ticks + 1, &place,
+           &follower, "the broker woke up %llu times in 2 s",
+           (unsigned long long)(broker_later.switches - broker.switches));
+
+    expect_append("news", "first\nsecond\n");
+    expect(child_await(&follower, &follower.output, "first\nsecond\n"), &place, &follower, "nothing came");
+    expect_append("news", "third\n");
+    expect(child_await(&follower, &follower.output, "first\nsecond\nthird\n"), &place, &follower,
+           "nothing more came");
+    kill(follower.pid, SIGTERM);
+    child_finish(&follower, LIMIT_MS);
+    expect_end(&place, &follower, 128 + SIGTERM, NULL);
+    child_free(&follower);
+}
+
+Test(live, a_follower_ends_after_as_many_entries_as_were_wanted)
+{
+    struct child follower;
+    broker_start(&place, NULL);
+    expect_append("t", "1\n");
+    walrus_start(&place, &follower, "read", "t", "--follow", "--max", "3");
+    expect(child_await(&follower, &follower.output, "1\n"), &place, &follower, "nothing came");
+    expect_append("t", "2\n3\n4\n");
+    child_wait(&follower, LIMIT_MS);
+    expect_end(&place, &follower, 0, NULL);
+    expect_output(&place, &follower, "1\n2\n3\n");
+    child_free(&follower);
+}
+
+Test(live, a_follower_ends_when_nobody_reads_it_any_more)
+{
+    struct child follower;
+    broker_start(&place, NULL);
+    expect_append("t", "1\n");
+    walrus_start(&place, &follower, "read", "t", "--follow");
+    expect(child_await(&follower, &follower.output, "1\n"), &place, &follower, "nothing came");
+    close(follower.out);
+    follower.out = -1;
+    child_wait(&follower, LIMIT_MS);
+    expect_end(&place, &follower, 0, NULL);
+    child_free(&follower);
+}
+
+Test(live, a_follower_whose_broker_is_killed_ends_within_5_s)
+{
+    struct child follower;
+    broker_start(&place, NULL);
+    expect_append("t", "1\n");
+    walrus_start(&place, &follower, "read", "t", "--follow");
+    expect(child_await(&follower, &follower.output, "1\n"), &place, &follower, "nothing came");
+    broker_kill(&place);
+    child_wait(&follower, DEATH_LIMIT_MS);
+    expect_end(&place, &follower, 1, "walrus read: topic 't'");
+    child_free(&follower);
+}
+
+/* ------------------------------------------------------------------------------------------------ death */
+
+Test(live, an_idle_append_whose_broker_is_killed_ends_within_5_s)
+{
+    struct child child, reader;
+    broker_start(&place, NULL);
+    walrus_start(&place, &child, "append", "t");
+    cr_assert(child_write(&child, "1\n2\n3\n", 6));
+    walrus_start(&place, &reader, "read", "t", "--follow", "--max", "3");
+    child_wait(&reader, LIMIT_MS);
+    expect_end(&place, &reader, 0, NULL);
+    child_free(&reader);
+    broker_kill(&place);
+    child_wait(&child, DEATH_LIMIT_MS);
+    expect_end(&place, &child, 1, "3 lines are committed\n");
+    child_free(&child);
+}
+
+Test(live, g5_a_busy_append_whose_broker_is_killed_ends_within_5_s_and_knows_what_is_committed)
+{
+    struct child child, reader;
+    char block[64 * 100];
+    unsigned long long committed = 0, unknown = 0, next = 0;
+    broker_start(&place, NULL);
+    walrus_start(&place, &child, "append", "t", "--batch", "10");
+    bool killed = false;
+    for (int round = 0; round < 100000; round++) {
+        size_t length = 0;
+        for (int i = 0; i < 100; i++)
+            length += (size_t)sprintf(block + length, "%llu\n", next++);
+        if (!child_write(&child, block, length))
+            break;
+        if (round == 50) {
+            broker_kill(&place);
+            killed = true;
+        }
+    }
+    child_wait(&child, DEATH_LIMIT_MS);
+    cr_assert(killed);
+    expect_end(&place, &child, 1, "committed");
+    const char *count = strstr(child.errors.data, "; ");
+    while (count != NULL && sscanf(count, "; %llu line", &committed) != 1)
+        count = strstr(count + 1, "; ");
+    expect(count != NULL, &place, &child, "how many lines?");
+    const char *rest = strstr(count, "committed, ");
+    if (rest != NULL)
+        sscanf(rest, "committed, %llu", &unknown);
+    cr_expect(unknown == 0 || unknown == 10, "one batch in flight: %llu", unknown);
+
+    broker_start(&place, NULL);
+    walrus(&place, &reader, "", "read", "t");
+    expect_end(&place, &reader, 0, NULL);
+    unsigned long long entries = 0;
+    for (const char *line = reader.output.data; *line != '\0'; line = strchr(line, '\n') + 1)
+        expect(strtoull(line, NULL, 10) == entries++, &place, NULL, "entry %llu is not line %llu", entries,
+               entries - 1);
+    expect(entries == committed || entries == committed + unknown, &place, &child, "%llu entries are there",
+           entries);
+    child_free(&reader);
+    child_free(&child);
+}
+
+Test(live, a_broker_that_is_stopped_under_an_append_commits_what_it_took)
+{
+    struct child child;
+    broker_start(&place, NULL);
+    walrus_start(&place, &child, "append", "t");
+    struct child reader;
+    cr_assert(child_write(&child, "1\n", 2));
+    walrus_start(&place, &reader, "read", "t", "--follow", "--max", "1");
+    child_wait(&reader, LIMIT_MS);
+    child_free(&reader);
+    cr_assert(broker_stop(&place) == 0, "exit code of a stop");
+    child_wait(&child, DEATH_LIMIT_MS);
+    expect_end(&place, &child, 1, "1 line is committed\n");
+    child_free(&child);
+}
+
+Test(live, an_append_waits_for_a_stalled_broker_and_goes_on_with_it)
+{
+    struct child child;
+    broker_start(&place, NULL);
+    walrus_start(&place, &child, "append", "t");
+    cr_assert(child_write(&child, "1\n", 2));
+    struct child reader;
+    walrus_start(&place, &reader, "read", "t", "--follow", "--max", "2");
+    expect(child_await(&reader, &reader.output, "1\n"), &place, &reader, "nothing came");
+    kill(place.broker.pid, SIGSTOP);
+    cr_assert(child_write(&child, "2\n", 2));
+    child_close_input(&child);
+    pause_ms(300); /* time in which it could do wrong */
+    kill(place.broker.pid, SIGCONT);
+    child_wait(&child, LIMIT_MS);
+    expect_end(&place, &child, 0, NULL);
+    child_wait(&reader, LIMIT_MS);
+    expect_output(&place, &reader, "1\n2\n");
+    child_free(&reader);
+    child_free(&child);
+}
+
+/* ------------------------------------------------------------------------------------------------ stat */
+
+static json_t *stat_json(void)
+{
+    struct child child;
+    walrus(&place, &child, "", "stat", "--json");
+    expect_end(&place, &child, 0, NULL);
+    json_t *object = json_loads(child.output.data, JSON_REJECT_DUPLICATES, NULL);
+    expect(object != NULL, &place, &child, "not JSON");
+    child_free(&child);
+    return object;
+}
+
+static void expect_state(const char *wanted)
+{
+    json_t *object = stat_json();
+    const char *state = json_string_value(json_object_get(object, "state"));
+    expect(state != NULL && strcmp(state, wanted) == 0, &place, NULL, "state %s, not %s",
+           state != NULL ? state : "none", wanted);
+    expect(json_integer_value(json_object_get(object, "pid")) == place.broker.pid, &place, NULL, "pid");
+    json_decref(object);
+}
+
+Test(live, stat_shows_counters_of_a_broker_that_serves_is_stopped_or_dead)
+{
+    struct child child;
+    broker_start(&place, NULL);
+    expect_append("t", "1\n2\n3\n");
+    expect_state("serving");
+    int64_t limit = clock_ms() + LIMIT_MS;
+    json_int_t entries;
+    do { /* the page is written now and then */
+        json_t *object = stat_json();
+        entries = json_integer_value(json_object_get(json_object_get(object, "log"), "entries"));
+        json_decref(object);
+        pause_ms(5);
+    } while (entries != 3 && clock_ms() < limit);
+    cr_expect(entries == 3, "entries: %lld", (long long)entries);
+
+    kill(place.broker.pid, SIGSTOP);
+    limit = clock_ms() + LIMIT_MS;
+    for (bool stopped = false; !stopped && clock_ms() < limit;) {
+        char path[64], line[512];
+        snprintf(path, sizeof path, "/proc/%d/stat", (int)place.broker.pid);
+        FILE *file = fopen(path, "re");
+        stopped = file != NULL && fgets(line, sizeof line, file) != NULL && strstr(line, ") T ") != NULL;
+        if (file != NULL)
+            fclose(file);
+    }
+    expect_state("stopped");
+    walrus(&place, &child, "", "stat");
+    expect_end(&place, &child, 0, NULL);
+    expect(strstr(child.output.data, "stopped by a signal") != NULL &&
+               strstr(child.output.data, "log_entries") != NULL,
+           &place, &child, "what stat says");
+    child_free(&child);
+    kill(place.broker.pid, SIGCONT);
+    pid_t pid = place.broker.pid;
+    broker_kill(&place);
+    place.broker.pid = pid;
+    expect_state("dead");
+    place.broker.pid = pid;
+}
+
+Test(live, stat_without_a_broker_says_so)
+{
+    struct child child;
+    walrus(&place, &child, "", "stat");
+    expect_end(&place, &child, 1, place.socket);
+    child_free(&child);
+}
+
+Test(live, stat_refuses_a_file_that_is_not_a_counters_file)
+{
+    struct child child;
+    char path[PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s.stat", place.socket);
+    FILE *file = fopen(path, "w");
+    cr_assert(file != NULL);
+    for (int i = 0; i < 20000; i++)
+        fputc('x', file);
+    fclose(file);
+    walrus(&place, &child, "", "stat");
+    expect_end(&place, &child, 1, "is not a counters file");
+    child_free(&child);
+    cr_assert(truncate(path, 100) == 0);
+    walrus(&place, &child, "", "stat", "--json");
+    expect_end(&place, &child, 1, "is not a counters file");
+    child_free(&child);
+}
