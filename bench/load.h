@@ -55,9 +55,11 @@ struct numbers {
     double groups_per_s;           /* 0: not known */
     double group_bytes;            /* payload bytes per group; 0: not known */
     double broker_cpu, client_cpu; /* cores in use */
-    double written_bytes;          /* payload of the whole round, warm-up included */
-    bool prepared;                 /* all of it went into space that had been prepared before the round */
-    bool prepared_known;           /* the broker said so; else it is judged by size */
+    double
+        other_cpu; /* cores that everybody else used meanwhile, the kernel's threads for our I/O included */
+    double written_bytes; /* payload of the whole round, warm-up included */
+    bool prepared;        /* all of it went into space that had been prepared before the round */
+    bool prepared_known;  /* the broker said so; else it is judged by size */
 };
 
 /* The device, or another yardstick, at the same work. */

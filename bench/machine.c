@@ -7,6 +7,11 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "phases.h"
+
+#define QUIET_LOOK_NS 200000000
+#define QUIET_CORES   0.15
+
 #ifndef XFS_SUPER_MAGIC
 #define XFS_SUPER_MAGIC 0x58465342
 #endif
@@ -87,6 +92,30 @@ static void look_at_device(struct machine *machine, dev_t device)
     machine->physical_block = (uint32_t)strtoul(number, NULL, 10);
     queue_line(device, "logical_block_size", number, sizeof number);
     machine->logical_block = (uint32_t)strtoul(number, NULL, 10);
+}
+
+int64_t machine_busy_ns(void)
+{
+    char line[256];
+    unsigned long long user, nice, system, idle, waiting, hard, soft;
+    read_line("/proc/stat", line, sizeof line);
+    if (sscanf(line, "cpu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &waiting, &hard,
+               &soft) != 7)
+        return 0;
+    return (int64_t)(user + nice + system + hard + soft) * (1000000000 / sysconf(_SC_CLK_TCK));
+}
+
+double machine_wait_quiet(int64_t limit_ns)
+{
+    int64_t limit = now_ns() + limit_ns;
+    for (;;) {
+        int64_t busy = machine_busy_ns(), from = now_ns();
+        struct timespec t = {0, QUIET_LOOK_NS};
+        nanosleep(&t, NULL);
+        double cores = (double)(machine_busy_ns() - busy) / (double)(now_ns() - from);
+        if (cores < QUIET_CORES || now_ns() > limit)
+            return cores;
+    }
 }
 
 void machine_look(struct machine *machine, const char *folder)

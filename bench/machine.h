@@ -20,6 +20,11 @@ struct machine {
     char not_a_disk[128]; /* why */
 };
 
+/* CPU time all processes together have used so far, ns; waiting for the disk is none. */
+int64_t machine_busy_ns(void);
+/* Waits until others leave the cores nearly alone, `limit_ns` at most. Cores that others used at last. */
+double machine_wait_quiet(int64_t limit_ns);
+
 void machine_look(struct machine *machine, const char *folder);
 
 #endif

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "machine.h"
 #include "producer.h"
 
 #define LEAST_WORK 1u
@@ -114,6 +115,16 @@ static void add_up(const struct phases *phases, const struct producer_report *re
     }
 }
 
+/* `rest_ns`: what all processes used but for the broker. */
+static void note_others(const struct round *round, uint32_t producers, int64_t rest_ns,
+                        struct numbers *numbers)
+{
+    for (uint32_t i = 0; i < producers; i++)
+        rest_ns -= round->reports[i].cpu_ns;
+    double whole_ns = (double)(round->phases.measure_to - round->phases.warm_from);
+    numbers->other_cpu = rest_ns > 0 ? (double)rest_ns / whole_ns : 0;
+}
+
 static int child_main(const struct producers_request *request, struct round *round, uint32_t i)
 {
     const struct load *load = request->load;
@@ -166,7 +177,9 @@ int producers_run(const struct producers_request *request, struct producers_resu
         error_set(err, code, "cannot start producers: %s", strerror(-code));
         goto out;
     }
+    int64_t all = machine_busy_ns();
     code = phases_lead(&round->phases, pids, producers, request->interrupted);
+    all = machine_busy_ns() - all;
     cpu = request->broker_pid != 0 ? process_cpu_ns(request->broker_pid) - cpu : 0;
     for (uint32_t i = 0; i < producers; i++)
         if (round->reports[i].error.code != 0) {
@@ -181,6 +194,7 @@ int producers_run(const struct producers_request *request, struct producers_resu
         result->batches[i] = round->reports[i].batches;
     add_up(&round->phases, round->reports, load, sum, &result->numbers);
     result->numbers.broker_cpu = (double)cpu / (double)(round->phases.measure_to - round->phases.warm_from);
+    note_others(round, producers, all - cpu, &result->numbers);
     if (request->beside != NULL)
         add_up(&round->phases, round->reports + load->producers, request->beside, sum, &result->beside);
 out:

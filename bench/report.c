@@ -84,6 +84,7 @@ static void put_numbers(json_t *object, const struct numbers *n)
     json_object_set_new(object, "group_bytes", real(n->group_bytes));
     json_object_set_new(object, "broker_cores", real(n->broker_cpu));
     json_object_set_new(object, "client_cores", real(n->client_cpu));
+    json_object_set_new(object, "other_cores", real(n->other_cpu));
     json_object_set_new(object, "seconds", real(n->seconds));
     json_object_set_new(object, "written_bytes", real(n->written_bytes));
 }
@@ -235,8 +236,8 @@ static void table_row(const struct bench *bench, const struct row *row)
     table_stages(row);
     printf("  busy %s", grouped(n->busy, text));
     printf(", again %s", grouped(n->again, text));
-    printf("; groups/s %s, %.0f payload bytes each; cores: broker %.2f, clients %.2f\n",
-           grouped(n->groups_per_s, text), n->group_bytes, n->broker_cpu, n->client_cpu);
+    printf("; groups/s %s, %.0f payload bytes each; cores: broker %.2f, clients %.2f, others %.2f\n",
+           grouped(n->groups_per_s, text), n->group_bytes, n->broker_cpu, n->client_cpu, n->other_cpu);
     for (uint32_t i = 0; i < row->extra_count; i++)
         printf("  %-32s %.3f\n", row->extras[i].name, row->extras[i].value);
     for (uint32_t i = 0; i < row->goal_count; i++) {

@@ -19,6 +19,7 @@
 
 #define WARM_NS           INT64_C(150000000)
 #define SETTLE_NS         INT64_C(10000000000)
+#define QUIET_NS          INT64_C(15000000000)
 #define RAW_FILE_BYTES    (UINT64_C(768) << 20)
 #define POOL_GUESS        (UINT64_C(128) << 20) /* prepared space if the broker does not say */
 #define SUSTAINED_TIMES   4u
@@ -276,6 +277,7 @@ void row_medians(struct row *row)
     NUMBERS_MEDIAN(group_bytes);
     NUMBERS_MEDIAN(broker_cpu);
     NUMBERS_MEDIAN(client_cpu);
+    NUMBERS_MEDIAN(other_cpu);
     NUMBERS_MEDIAN(written_bytes);
     median_quantiles(&row->walrus.latency, row->rounds_walrus, sizeof(struct numbers),
                      offsetof(struct numbers, latency), row->rounds);
@@ -317,6 +319,10 @@ struct yard {
     enum raw_group_way ways[RAW_GROUP_WAYS];
     bool ways_ranked;
     double group_bytes; /* of the broker's last round */
+    double
+        device_bytes[ROUNDS_MOST]; /* YARDSTICK_CEILING: bytes/s of the loop that also writes to the device */
+    double device_ratios[ROUNDS_MOST];
+    uint32_t device_count;
 };
 
 static struct raw_request device_request(const struct yard *yard)
@@ -402,9 +408,16 @@ static int run_yardstick(struct yard *yard, struct raw_numbers *result, struct e
 {
     const struct load *load = &yard->load;
     struct bench *bench = yard->stage->bench;
-    if (yard->row->yardstick == YARDSTICK_CEILING)
-        return ceiling_run(load, (int64_t)((load->seconds > 0 ? load->seconds : 1) * 1e9),
-                           &bench->interrupted, result, err);
+    if (yard->row->yardstick == YARDSTICK_CEILING) {
+        int64_t duration = (int64_t)((load->seconds > 0 ? load->seconds : 1) * 1e9);
+        struct raw_numbers with_device;
+        int code =
+            ceiling_run(load, &yard->stage->raw_file, duration, &bench->interrupted, &with_device, err);
+        if (code < 0)
+            return code;
+        yard->device_bytes[yard->device_count++] = with_device.bytes_per_s;
+        return ceiling_run(load, NULL, duration, &bench->interrupted, result, err);
+    }
     if (yard->row->sustained)
         return run_sustained(yard, result, err);
     if (yard->row->yardstick == YARDSTICK_GROUP_WRITER)
@@ -427,6 +440,13 @@ static void set_byte_limit(const struct stage_set *stage, const struct row *row,
         load->most_bytes = pool / 10 * 7;
 }
 
+/* Neither side is measured beside the broker's own preparations, or beside other people's work. */
+static void settle(const struct stage_set *stage)
+{
+    broker_settle(&stage->broker, SETTLE_NS);
+    (void)machine_wait_quiet(QUIET_NS);
+}
+
 static int one_round(struct yard *yard, uint32_t number, struct error *err)
 {
     struct stage_set *stage = yard->stage;
@@ -435,14 +455,14 @@ static int one_round(struct yard *yard, uint32_t number, struct error *err)
     int code = 0;
     /* Which is first changes; the size of groups is only known after a round of the broker. */
     bool raw_first = row->yardstick != YARDSTICK_GROUP_SIZE && number % 2 == 0;
-    broker_settle(&stage->broker, SETTLE_NS);
+    settle(stage);
     yard->load = row->load;
     set_byte_limit(stage, row, &yard->load);
     if (row->has_raw && raw_first) {
         code = run_yardstick(yard, &row->rounds_raw[number], err);
         if (code < 0)
             return code;
-        broker_settle(&stage->broker, SETTLE_NS);
+        settle(stage);
     }
     code = stage_round(stage, &yard->load, NULL, &result, err);
     if (code < 0)
@@ -451,10 +471,24 @@ static int one_round(struct yard *yard, uint32_t number, struct error *err)
     yard->group_bytes =
         result.numbers.group_bytes > 0 ? result.numbers.group_bytes : (double)load_batch_bytes(&row->load);
     if (row->has_raw && !raw_first) {
-        broker_settle(&stage->broker, SETTLE_NS);
+        settle(stage);
         code = run_yardstick(yard, &row->rounds_raw[number], err);
     }
     return code;
+}
+
+/* The copying loop that also writes says what of the distance is the device's. */
+static void note_device_loop(struct yard *yard)
+{
+    struct row *row = yard->row;
+    if (yard->device_count == 0)
+        return;
+    for (uint32_t i = 0; i < yard->device_count; i++)
+        yard->device_ratios[i] =
+            yard->device_bytes[i] > 0 ? row->rounds_walrus[i].bytes_per_s / yard->device_bytes[i] : 0;
+    row_extra(row, "ratio_to_loop_that_writes", median(yard->device_ratios, yard->device_count));
+    row_extra(row, "loop_that_writes_entries_per_s",
+              median(yard->device_bytes, yard->device_count) / (double)row->load.size);
 }
 
 int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error *err)
@@ -468,7 +502,7 @@ int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error 
     if (code < 0)
         return code;
     struct yard yard = {.stage = &stage, .row = row};
-    if (row->has_raw && row->yardstick != YARDSTICK_CEILING && !row->sustained) {
+    if (row->has_raw && (!row->sustained || row->yardstick == YARDSTICK_CEILING)) {
         uint64_t bytes =
             max_u64(RAW_FILE_BYTES, 4 * row->load.depth * align_up(load_batch_bytes(&row->load), RAW_BLOCK));
         folder_join(&stage.folder, "raw.dat", path, sizeof path);
@@ -483,6 +517,7 @@ int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error 
     }
     if (code == 0) {
         row_medians(row);
+        note_device_loop(&yard);
         progress(bench, "%s %s: reading back", row->id, row->label);
         code = stage_read_back(&stage, &row->read_back, err);
     }
