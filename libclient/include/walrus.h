@@ -99,6 +99,9 @@ WALRUS_API void walrus_close(walrus *handle);
 /* Words of the handle's last error: what, where, the way out. Never NULL; valid until the next call on the handle. */
 WALRUS_API const char *walrus_error(const walrus *handle);
 
+/* Why the handle's last call said -EAGAIN or -EBUSY: enum walrus_reason. */
+WALRUS_API int walrus_reason(const walrus *handle);
+
 /* One descriptor for the handle's life, for poll, select, epoll: readable whenever a completion is unreaped or the connection is
  * lost. Do not read it or close it. Level triggered; n completions may be one wake-up. */
 WALRUS_API int walrus_fd(const walrus *handle);
