@@ -1,17 +1,19 @@
 /* append.c: `walrus append`: lines into a topic, each batch of them atomic.
  *
  * Happy path
- *   1. Input is cut into lines. Each goes into the open batch at once (the library sends a large batch in chunks), so memory
- *      stays at the longest line and the arena.
- *   2. A batch is closed after --batch lines, after a silence of --linger, at the end of the input. It is submitted once the
- *      batch before it is committed; meanwhile the next one is filled. So what is committed is always a prefix of the input.
+ *   1. Input is cut into lines. Each goes into the open batch at once (the library sends a large batch in
+ *      chunks), so memory stays at the longest line and the arena.
+ *   2. A batch is closed after --batch lines, after a silence of --linger, at the end of the input. It is
+ *      submitted once the batch before it is committed; meanwhile the next one is filled. So what is
+ *      committed is always a prefix of the input.
  *   3. At the end the last batch is waited for. Exit 0: every line is at the topic's level.
  *
  * Failure modes
- *   - A batch is refused or fails: the open one is dropped, the message says how many lines are committed; 3 if trying again
- *     helps.
- *   - The broker dies: at most one batch is in flight, its lines are "unknown"; the open batch was never published whole, so it
- *     can not be committed. While the input is silent the broker's death ends the program as well.
+ *   - A batch is refused or fails: the open one is dropped, the message says how many lines are committed; 3
+ *     if trying again helps.
+ *   - The broker dies: at most one batch is in flight, its lines are "unknown"; the open batch was never
+ *     published whole, so it can not be committed. While the input is silent the broker's death ends the
+ *     program as well.
  *
  * Invariant: lines read = committed + in flight + open. */
 #include <errno.h>
@@ -43,7 +45,7 @@ struct append {
     struct lines lines;
 };
 
-/* ------------------------------------------------------------------------------------------------ failures */
+/* -------------------------------------------------------------------------------- failures */
 
 static const char *lines_word(uint64_t count)
 {
@@ -68,10 +70,10 @@ static int report(const struct append *append, const char *words, int error, uin
     return exit_code_of(error);
 }
 
-/* ------------------------------------------------------------------------------------------------ batches */
+/* -------------------------------------------------------------------------------- batches */
 
-/* Accounts for the completion of the batch in flight, if it is there. 1 settled, 0 not yet, or the exit code as a negative
- * number after a complaint. */
+/* Accounts for the completion of the batch in flight, if it is there. 1 settled, 0 not yet, or the exit code
+ * as a negative number after a complaint. */
 static int take_completion(struct append *append)
 {
     struct walrus_completion completion;
@@ -106,7 +108,8 @@ static int settle(struct append *append)
     return EXIT_DONE;
 }
 
-/* A call of the library failed for the open batch: what is in flight is settled first, its failure comes before this one. */
+/* A call of the library failed for the open batch: what is in flight is settled first, its failure comes
+ * before this one. */
 static int fail(struct append *append, int error)
 {
     char words[600];
@@ -158,9 +161,10 @@ static int add_line(struct append *append, const char *data, size_t length)
     return append->open_lines == append->batch_lines ? close_batch(append) : EXIT_DONE;
 }
 
-/* ------------------------------------------------------------------------------------------------ input */
+/* -------------------------------------------------------------------------------- input */
 
-/* The handle's descriptor is readable with nothing to reap: a round trip tells a dead broker from a late signal. */
+/* The handle's descriptor is readable with nothing to reap: a round trip tells a dead broker from a late
+ * signal. */
 static int probe(struct append *append)
 {
     walrus_topic *again = NULL;
@@ -258,7 +262,7 @@ static int run(struct append *append)
     return code;
 }
 
-/* ------------------------------------------------------------------------------------------------ arguments */
+/* -------------------------------------------------------------------------------- arguments */
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

@@ -1,4 +1,5 @@
-/* check.c: `walrus check`: reads a stopped store from end to end and says what is damaged, where. Changes nothing. */
+/* check.c: `walrus check`: reads a stopped store from end to end and says what is damaged, where. Changes
+ * nothing. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>

@@ -5,7 +5,7 @@
 
 #include "command.h"
 
-/* ------------------------------------------------------------------------------------------------ arguments */
+/* -------------------------------------------------------------------------------- arguments */
 
 static error_t parse_connection(int key, char *arg, struct argp_state *state)
 {
@@ -61,7 +61,7 @@ const char *topic_name_problem(const char *name)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------ failures */
+/* -------------------------------------------------------------------------------- failures */
 
 void complain(const char *command, const char *format, ...)
 {
@@ -149,7 +149,7 @@ int connect_to_broker(const char *command, const struct connection *connection, 
     return exit_code_of(rc);
 }
 
-/* ------------------------------------------------------------------------------------------------ output */
+/* -------------------------------------------------------------------------------- output */
 
 const char *show(struct shown *shown, const char *text)
 {
@@ -160,7 +160,7 @@ const char *show(struct shown *shown, const char *text)
             return shown->text;
         }
         if (*byte < 0x20 || *byte == 0x7f)
-            at += (size_t)sprintf(shown->text + at, "\\x%02x", *byte);
+            at += (size_t)snprintf(shown->text + at, 5, "\\x%02x", *byte);
         else
             shown->text[at++] = (char)*byte;
     }

@@ -1,4 +1,5 @@
-/* command.h: what the sub-commands of `walrus` share: exit codes, words of failures, the options --socket and --instance. */
+/* command.h: what the sub-commands of `walrus` share: exit codes, words of failures, the options --socket and
+ * --instance. */
 #ifndef WALRUS_PROGRAM_COMMAND_H
 #define WALRUS_PROGRAM_COMMAND_H
 
@@ -22,8 +23,8 @@ int command_check(int argc, char **argv);
 
 /* Where the broker is, from the options that every command with a broker has. */
 struct connection {
-    const char *socket_path;
-    const char *instance;
+    char *socket_path;
+    char *instance;
 };
 extern const struct argp connection_argp; /* child parser; its input is a struct connection */
 
@@ -33,7 +34,8 @@ void complain(const char *command, const char *format, ...) __attribute__((forma
 /* 3 for what clears by itself (-EBUSY, -EAGAIN, -ENOSPC), else 1. */
 int exit_code_of(int error);
 
-/* What a negative errno of the library means to the user and what to do, without the place. Static storage. */
+/* What a negative errno of the library means to the user and what to do, without the place. Static storage.
+ * */
 const char *failure_words(int error, uint8_t reason);
 
 /* Connects or complains; returns an exit code, EXIT_DONE with *handle set. */
@@ -60,8 +62,9 @@ int json_set_bytes(json_t *object, const char *key, const char *data, size_t len
 /* One compact JSON value and a newline; false when writing failed. Takes the reference. */
 bool print_json(json_t *value);
 
-/* Everything printed is out: EXIT_DONE; quietly EXIT_DONE as well if nobody reads any more (EPIPE: that is how `| head` ends us);
- * else a complaint and EXIT_FAILED. To be called at the end, or at once after printing failed, while errno says why. */
+/* Everything printed is out: EXIT_DONE; quietly EXIT_DONE as well if nobody reads any more (EPIPE: that is
+ * how `| head` ends us); else a complaint and EXIT_FAILED. To be called at the end, or at once after printing
+ * failed, while errno says why. */
 int finish_output(const char *command);
 
 #endif

@@ -16,12 +16,13 @@ struct lines {
     bool ended;     /* the descriptor has delivered everything */
 };
 
-/* The next line that is there, without its newline: 1, and data valid until the next call of lines_read. 0: none without reading
- * more (or, when `ended`, none at all). The rest after the last newline is a line when the input has ended. */
+/* The next line that is there, without its newline: 1, and data valid until the next call of lines_read. 0:
+ * none without reading more (or, when `ended`, none at all). The rest after the last newline is a line when
+ * the input has ended. */
 int lines_next(struct lines *lines, const char **data, size_t *length);
 
-/* Reads once more; blocks if the descriptor does. 1 something came or the end was reached, 0 not now (-EAGAIN, -EINTR), or a
- * negative errno. */
+/* Reads once more; blocks if the descriptor does. 1 something came or the end was reached, 0 not now
+ * (-EAGAIN, -EINTR), or a negative errno. */
 int lines_read(struct lines *lines);
 
 void lines_free(struct lines *lines);

@@ -1,8 +1,9 @@
 /* read.c: `walrus read`: a topic's entries, as lines or JSON.
  *
- * Reads until nothing is there at the next sequence. With --follow the next read then waits in the broker (no polling) after what
- * was printed so far has been flushed. A thread that sleeps until nobody reads our output any more ends a waiting follower; without
- * it `walrus read --follow T | head -1` would stay until the next entry. */
+ * Reads until nothing is there at the next sequence. With --follow the next read then waits in the broker (no
+ * polling) after what was printed so far has been flushed. A thread that sleeps until nobody reads our output
+ * any more ends a waiting follower; without it `walrus read --follow T | head -1` would stay until the next
+ * entry. */
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -27,7 +28,7 @@ struct reading {
     bool json;
 };
 
-/* ------------------------------------------------------------------------------------------------ one entry */
+/* -------------------------------------------------------------------------------- one entry */
 
 static void format_time(char out[48], uint64_t time_ns)
 {
@@ -68,7 +69,7 @@ static bool print_entry(const struct reading *reading, const struct walrus_entry
     return putchar_unlocked('\n') != EOF;
 }
 
-/* ------------------------------------------------------------------------------------------------ reading */
+/* -------------------------------------------------------------------------------- reading */
 
 static int read_failed(const struct reading *reading, walrus *handle, int rc)
 {
@@ -127,7 +128,7 @@ static int read_topic(struct reading *reading, walrus *handle)
     return EXIT_DONE;
 }
 
-/* ------------------------------------------------------------------------------------------------ nobody reads any more */
+/* -------------------------------------------------------------------------------- nobody reads any more */
 
 static void *watch_output(void *unused)
 {
@@ -150,7 +151,7 @@ static void start_watching_output(void)
         pthread_detach(thread);
 }
 
-/* ------------------------------------------------------------------------------------------------ arguments */
+/* -------------------------------------------------------------------------------- arguments */
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {

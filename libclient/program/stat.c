@@ -1,8 +1,8 @@
-/* stat.c: `walrus stat`: the broker's counters, from the file it keeps mapped beside its socket. Nothing is asked of the broker, so
- * a stalled, stopped or dead one is shown as well, and said to be so.
+/* stat.c: `walrus stat`: the broker's counters, from the file it keeps mapped beside its socket. Nothing is
+ * asked of the broker, so a stalled, stopped or dead one is shown as well, and said to be so.
  *
- * Whether it lives: /proc/PID/stat, if that process is a walrusd and the machine has not been booted since; else (another PID
- * namespace, another program name) whether somebody still listens on the socket. */
+ * Whether it lives: /proc/PID/stat, if that process is a walrusd and the machine has not been booted since;
+ * else (another PID namespace, another program name) whether somebody still listens on the socket. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -32,14 +32,14 @@ struct life {
     int64_t stalled_ns;
 };
 
-/* ------------------------------------------------------------------------------------------------ the page */
+/* -------------------------------------------------------------------------------- the page */
 
 static int find_path(const struct connection *connection, char *out, size_t size, struct error *err)
 {
     char fallback[PATHS_SOCKET_MAX + 1];
-    const char *path = connection->socket_path;
-    if (path == NULL && getenv("WALRUS_SOCKET") != NULL && getenv("WALRUS_SOCKET")[0] != '\0')
-        path = getenv("WALRUS_SOCKET");
+    const char *path = connection->socket_path, *variable = getenv("WALRUS_SOCKET");
+    if (path == NULL && variable != NULL && variable[0] != '\0')
+        path = variable;
     if (path == NULL) {
         const char *instance =
             connection->instance != NULL ? connection->instance : getenv("WALRUS_INSTANCE");
@@ -85,7 +85,7 @@ static int read_page(const char *path, struct stat_snapshot *snapshot, struct er
     return rc == 0 ? 0 : error_set(err, rc, "cannot read %s: %s", path, strerror(-rc));
 }
 
-/* ------------------------------------------------------------------------------------------------ does it live? */
+/* -------------------------------------------------------------------------------- does it live? */
 
 /* The one-letter state of the process if it is a walrusd of this boot, else 0. */
 static char process_state(const struct stat_identity *identity)
@@ -152,7 +152,7 @@ static struct life look_for_life(const struct stat_snapshot *snapshot, const cha
     return (struct life){stalled > 1000000000 ? "stalled" : "serving", stalled};
 }
 
-/* ------------------------------------------------------------------------------------------------ output */
+/* -------------------------------------------------------------------------------- output */
 
 static const char *level_word(uint32_t level)
 {
@@ -241,7 +241,7 @@ static bool print_stat_json(const struct stat_snapshot *snapshot, struct life li
     return false;
 }
 
-/* ------------------------------------------------------------------------------------------------ arguments */
+/* -------------------------------------------------------------------------------- arguments */
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -273,7 +273,7 @@ int command_stat(int argc, char **argv)
     struct showing showing = {0};
     argp_parse(&argp, argc, argv, 0, NULL, &showing);
     char path[512];
-    struct stat_snapshot snapshot;
+    struct stat_snapshot snapshot = {0};
     struct error err = {0};
     int rc = find_path(&showing.connection, path, sizeof path, &err);
     if (rc == 0)

@@ -29,10 +29,7 @@ __attribute__((noreturn)) static void be_broker(struct broker *broker, int outpu
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (log < 0 || null < 0 || dup2(null, 0) < 0 || dup2(output, 1) < 0 || dup2(log, 2) < 0)
         _exit(126);
-    signal(SIGINT, SIG_DFL);
-    signal(SIGTERM, SIG_DFL);
-    signal(SIGHUP, SIG_DFL);
-    signal(SIGPIPE, SIG_DFL);
+    handle_signals(SIG_DFL);
     execl(broker->program, broker->program, "--data-dir", broker->store, "--socket", broker->socket,
           "--durability", "sync", (char *)NULL);
     dprintf(2, "cannot start %s: %s\n", broker->program, strerror(errno));

@@ -1,7 +1,8 @@
 /* conductor.c: the run: producers, progress, and the kills.
  *
- * A kill is due when its share of the lines is committed; it happens at the next look that finds batches in flight. Then the broker
- * is started again at once, and the time from exec to "ready" is its recovery time. */
+ * A kill is due when its share of the lines is committed; it happens at the next look that finds batches in
+ * flight. Then the broker is started again at once, and the time from exec to "ready" is its recovery time.
+ * */
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -40,8 +41,7 @@ static int start_producers(struct demo *demo, struct error *err)
         if (pid == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             setpgid(0, 0);
-            signal(SIGINT, SIG_DFL);
-            signal(SIGTERM, SIG_DFL);
+            handle_signals(SIG_DFL);
             _exit(getppid() == parent ? produce(demo, i) : 1);
         }
         demo->producer_pids[i] = pid;

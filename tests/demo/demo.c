@@ -1,4 +1,5 @@
-/* demo.c: options, folders, the order of things, the table, and that nothing is left behind. See demo.h for the whole. */
+/* demo.c: options, folders, the order of things, the table, and that nothing is left behind. See demo.h for
+ * the whole. */
 #include <argp.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -22,7 +23,17 @@ static void on_signal(int number)
     interrupted = number;
 }
 
-/* ------------------------------------------------------------------------------------------------ folders */
+void handle_signals(void (*handler)(int))
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = handler};
+    for (size_t i = 0; i < array_count(numbers); i++)
+        sigaction(numbers[i], &action, NULL);
+    action.sa_handler = handler == SIG_DFL ? SIG_DFL : SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL);
+}
+
+/* -------------------------------------------------------------------------------- folders */
 
 static bool on_real_disk(const char *folder)
 {
@@ -54,8 +65,8 @@ static int make_folders(struct demo *demo, struct error *err)
     const char *parent = demo->parent != NULL ? demo->parent : choose_parent(build);
     if (statvfs(parent, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize < LEAST_SPACE)
         return error_set(err, -ENOSPC, "%s has less than 512 MiB free: give another --folder", parent);
-    if ((size_t)snprintf(demo->folder, sizeof demo->folder - 64, "%s/walrus-demo-XXXXXX", parent) >=
-        sizeof demo->folder - 64)
+    if ((size_t)snprintf(demo->folder, sizeof demo->folder, "%s/walrus-demo-XXXXXX", parent) >=
+        sizeof demo->folder)
         return error_set(err, -ENAMETOOLONG, "%s: the path is too long", parent);
     if (mkdtemp(demo->folder) == NULL) {
         demo->folder[0] = '\0';
@@ -64,17 +75,13 @@ static int make_folders(struct demo *demo, struct error *err)
     }
     struct broker *broker = &demo->broker;
     broker->program = demo->program;
-    size_t length = strlen(demo->folder);
-    memcpy(broker->store, demo->folder, length);
-    strcpy(broker->store + length, "/store");
-    memcpy(broker->log, demo->folder, length);
-    strcpy(broker->log + length, "/walrusd.log");
-    if (length + sizeof "/sock" <= 100) { /* what a socket path may have, with room */
-        memcpy(broker->socket, demo->folder, length);
-        strcpy(broker->socket + length, "/sock");
+    snprintf(broker->store, sizeof broker->store, "%s/store", demo->folder);
+    snprintf(broker->log, sizeof broker->log, "%s/walrusd.log", demo->folder);
+    if (strlen(demo->folder) + sizeof "/sock" <= 100) { /* what a socket path may have, with room */
+        snprintf(broker->socket, sizeof broker->socket, "%s/sock", demo->folder);
         return 0;
     }
-    strcpy(demo->socket_folder, "/tmp/walrus-demo-XXXXXX");
+    snprintf(demo->socket_folder, sizeof demo->socket_folder, "/tmp/walrus-demo-XXXXXX");
     if (mkdtemp(demo->socket_folder) == NULL) {
         demo->socket_folder[0] = '\0';
         return error_set(err, -errno, "cannot make a folder in /tmp: %s", strerror(errno));
@@ -106,17 +113,18 @@ static void clean_up(struct demo *demo)
     input_free(&demo->input);
 }
 
-/* ------------------------------------------------------------------------------------------------ the order of things */
+/* -------------------------------------------------------------------------------- the order of things */
 
 static void share_out(struct demo *demo)
 {
     demo->topic_count = demo->producers * TOPICS_PER_PRODUCER;
+    check_bug(demo->topic_count > 0 && demo->topic_count <= MAX_TOPICS);
     size_t at = 0;
     for (unsigned i = 0; i < demo->topic_count; i++) {
         struct topic_range *range = &demo->topics[i];
         snprintf(range->name, sizeof range->name, "demo/text-%u", i + 1);
         range->first = at;
-        range->count = (demo->input.count - at) / (demo->topic_count - i);
+        range->count = (demo->input.count * (i + 1)) / demo->topic_count - at;
         at += range->count;
     }
 }
@@ -207,7 +215,7 @@ static void print_table(const struct demo *demo, const struct verified *result)
            (unsigned long long)result->entries, demo->topic_count);
 }
 
-/* ------------------------------------------------------------------------------------------------ arguments */
+/* -------------------------------------------------------------------------------- arguments */
 
 static uint64_t number(const char *text, uint64_t least, uint64_t most, const char *name,
                        struct argp_state *state)
@@ -289,11 +297,7 @@ int main(int argc, char **argv)
         .max_lines = 400000, .producers = 3, .kills = 3, .depth = 8, .seed = 1, .broker = {.output = -1}};
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &demo);
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    handle_signals(on_signal);
 
     struct error err = {0};
     struct verified result;

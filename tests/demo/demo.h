@@ -1,18 +1,19 @@
-/* demo.h: the demo: real text through a real broker that is killed on the way, and the proof that nothing was lost.
+/* demo.h: the demo: real text through a real broker that is killed on the way, and the proof that nothing was
+ * lost.
  *
- *   conductor (demo.c, conductor.c)          producers (producer.c), forked            broker (broker.c)
- *     reads the machine's text (input.c)
- *     starts the broker  ------------------------------------------------------------->  walrusd on a fresh store
- *     forks producers    -------------------->  batches into own topics, 8 in flight
- *                                               each answer into a ledger file, then on
+ *   conductor (demo.c, conductor.c)   producers (producer.c), forked            broker (broker.c)
+ *     reads the machine's text
+ *     starts the broker  ----------------------------------------------------->  walrusd, a fresh store
+ *     forks producers    ---------->  batches into own topics, 8 in flight
+ *                                     each answer into a ledger file, then on
  *     SIGKILL while batches are in flight, start again, several times
- *                                               connect anew, read the own topic's tail:
- *                                               which batches were committed? go on there
+ *                                     connect anew, read the own topic's tail:
+ *                                     which batches were committed? go on there
  *     SIGTERM, start again
  *     reads every topic back and compares with the text and the ledgers (verify.c)
  *
- * Each topic holds a range of lines of the text, in order; entry number s of a topic is its line s - 1. A producer is the only
- * writer of its topics. */
+ * Each topic holds a range of lines of the text, in order; entry number s of a topic is its line s - 1. A
+ * producer is the only writer of its topics. */
 #ifndef WALRUS_DEMO_H
 #define WALRUS_DEMO_H
 
@@ -35,7 +36,7 @@
 
 int64_t now_ns(void);
 
-/* ------------------------------------------------------------------------------------------------ input.c */
+/* -------------------------------------------------------------------------------- input.c */
 
 struct line {
     const char *data;
@@ -54,7 +55,7 @@ struct input {
 int input_read(struct input *input, size_t least, size_t lines, struct error *err) must_check;
 void input_free(struct input *input);
 
-/* ------------------------------------------------------------------------------------------------ what is run */
+/* -------------------------------------------------------------------------------- what is run */
 
 struct topic_range {
     char name[32];
@@ -103,7 +104,7 @@ struct demo {
     uint64_t seed;
     const char *break_mode;
 
-    char folder[PATH_MAX];
+    char folder[PATH_MAX - 64];
     char socket_folder[64]; /* "" or a short folder for the socket */
     struct input input;
     struct topic_range topics[MAX_TOPICS];
@@ -122,8 +123,10 @@ struct demo {
 };
 
 extern volatile sig_atomic_t interrupted; /* the number of the signal that asked us to stop */
+/* SIGINT, SIGTERM, SIGHUP; SIGPIPE is ignored, or, with SIG_DFL for a child, as it always was. */
+void handle_signals(void (*handler)(int));
 
-/* ------------------------------------------------------------------------------------------------ broker.c */
+/* -------------------------------------------------------------------------------- broker.c */
 
 /* Starts it and waits for its line "ready"; *ready_ns is the time from exec to that line. */
 int broker_start(struct broker *broker, int64_t *ready_ns, struct error *err) must_check;
@@ -134,10 +137,10 @@ int broker_stop(struct broker *broker, struct error *err) must_check;
 int broker_check(struct broker *broker, struct error *err) must_check;
 void broker_print_log(const struct broker *broker);
 
-/* ------------------------------------------------------------------------------------------------ the rest */
+/* -------------------------------------------------------------------------------- the rest */
 
 /* In the forked child; returns its exit code. */
-int produce(const struct demo *demo, unsigned producer);
+int produce(const struct demo *demo, unsigned number);
 void ledger_path(const struct demo *demo, unsigned producer, char out[PATH_MAX + 32]);
 
 /* Producers, kills, restarts, until every line is committed. */

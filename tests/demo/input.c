@@ -78,6 +78,7 @@ static int read_source(struct reading *reading, const struct source *source)
 /* The text does not move any more: where its lines are. */
 static int find_lines(struct input *input, size_t count)
 {
+    check_bug(count > 0);
     input->lines = calloc(count, sizeof *input->lines);
     if (input->lines == NULL)
         return -ENOMEM;

@@ -1,9 +1,11 @@
 /* producer.c: one producer: the lines of its topics, in atomic batches of varying size, several in flight.
  *
  *   1. Connect (the broker may be down just now: try again for a while), open the topics.
- *   2. Of each topic read what lies behind the last batch that was answered: that is what became of the batches in flight when the
- *      broker died. It must end where one of them ends, else a batch is there in part. Go on behind it.
- *   3. Keep `depth` batches of each topic in flight. An answer goes into the ledger file before anything else happens.
+ *   2. Of each topic read what lies behind the last batch that was answered: that is what became of the
+ *      batches in flight when the broker died. It must end where one of them ends, else a batch is there in
+ *      part. Go on behind it.
+ *   3. Keep `depth` batches of each topic in flight. An answer goes into the ledger file before anything else
+ *      happens.
  *   4. Connection lost: take the answers that are there, forget the rest, back to 1.
  *
  * Invariants: done <= sent; the batches in flight cover exactly [done, sent), in order. */
@@ -27,8 +29,7 @@ struct lane {
     size_t sent;
     struct flight flights[MAX_DEPTH]; /* a ring */
     unsigned oldest, flying;
-    bool
-        broken; /* the outcome of its oldest batch is not known: nothing more is believed before its tail was read */
+    bool broken; /* what became of its oldest batch is not known: its tail must be read first */
 };
 
 struct producer {
@@ -43,9 +44,10 @@ struct producer {
     struct error err;
 };
 
-/* ------------------------------------------------------------------------------------------------ sizes */
+/* -------------------------------------------------------------------------------- sizes */
 
-/* The size of the batch that begins at a line: the same each time it is tried. Mostly small, now and then the largest. */
+/* The size of the batch that begins at a line: the same each time it is tried. Mostly small, now and then the
+ * largest. */
 static size_t batch_size(const struct producer *producer, const struct lane *lane, size_t first)
 {
     uint64_t x =
@@ -63,7 +65,7 @@ static const struct line *line_at(const struct producer *producer, const struct 
     return &producer->demo->input.lines[lane->range->first + at];
 }
 
-/* ------------------------------------------------------------------------------------------------ ledger */
+/* -------------------------------------------------------------------------------- ledger */
 
 void ledger_path(const struct demo *demo, unsigned producer, char out[PATH_MAX + 32])
 {
@@ -78,7 +80,7 @@ static int note(struct producer *producer, const struct ledger_record *record)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ connecting */
+/* -------------------------------------------------------------------------------- connecting */
 
 static bool worth_trying_again(int rc)
 {
@@ -126,7 +128,7 @@ static void disconnect(struct producer *producer)
     producer->handle = NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------ what became of them? */
+/* -------------------------------------------------------------------------------- what became of them? */
 
 /* Counts and compares the entries behind the last answered one. */
 static int read_tail(struct producer *producer, struct lane *lane, size_t *committed)
@@ -189,7 +191,7 @@ static int resolve(struct producer *producer, struct lane *lane)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ batches */
+/* -------------------------------------------------------------------------------- batches */
 
 /* 1 submitted, 0 not now, or an error. */
 static int send_batch(struct producer *producer, struct lane *lane)
@@ -290,7 +292,7 @@ static int take_answers(struct producer *producer)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ the loop */
+/* -------------------------------------------------------------------------------- the loop */
 
 static bool finished(const struct producer *producer)
 {

@@ -1,9 +1,11 @@
 /* verify.c: what is in the store against what was sent and what was answered.
  *
- *   1. Each topic is read from its first entry to its end; (--break damages a copy of what was read: the checks must notice).
+ *   1. Each topic is read from its first entry to its end; (--break damages a copy of what was read: the
+ *      checks must notice).
  *   2. The entries are the topic's lines: as many, in order, numbered 1, 2, 3, ..., each byte for byte.
- *   3. The ledgers: each batch that was answered or found lies where its receipt says, whole; batches neither overlap nor leave a
- *      line out. So nothing that was answered is missing or twice, and no batch is there in part. */
+ *   3. The ledgers: each batch that was answered or found lies where its receipt says, whole; batches neither
+ *      overlap nor leave a line out. So nothing that was answered is missing or twice, and no batch is there
+ *      in part. */
 #include "demo.h"
 
 struct seen {
@@ -24,7 +26,7 @@ struct ledger {
     size_t count;
 };
 
-/* ------------------------------------------------------------------------------------------------ reading back */
+/* -------------------------------------------------------------------------------- reading back */
 
 static int keep(struct store_topic *topic, const struct walrus_entry *entry)
 {
@@ -76,7 +78,7 @@ static void free_topic(struct store_topic *topic)
     free(topic->entries);
 }
 
-/* ------------------------------------------------------------------------------------------------ --break */
+/* -------------------------------------------------------------------------------- --break */
 
 static void drop(struct store_topic *topic, size_t at, size_t count)
 {
@@ -202,7 +204,7 @@ static void damage(const char *mode, struct store_topic *topic, struct ledger *l
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ comparing */
+/* -------------------------------------------------------------------------------- comparing */
 
 static int compare_content(const struct demo *demo, const struct store_topic *topic, struct error *err)
 {
@@ -284,7 +286,7 @@ static int read_ledger(const struct demo *demo, unsigned producer, struct ledger
     return good ? 0 : error_set(err, -EIO, "cannot read %s", path);
 }
 
-/* ------------------------------------------------------------------------------------------------ everything */
+/* -------------------------------------------------------------------------------- everything */
 
 static int by_latency(const void *a, const void *b)
 {
@@ -299,6 +301,7 @@ struct latencies {
 
 static int collect(struct latencies *latencies, const struct ledger *ledger, struct verified *result)
 {
+    check_bug(ledger->count > 0); /* read_ledger refuses an empty one */
     int64_t *values = realloc(latencies->values, (latencies->count + ledger->count) * sizeof *values);
     if (values == NULL)
         return -ENOMEM;

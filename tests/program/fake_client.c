@@ -1,5 +1,6 @@
-/* fake_client.c: stands in for libwalrus-client under the real sources of `walrus`, to provoke what a broker does seldom: each
- * error code at a chosen batch, death with a batch in flight, a library that is short of memory. The environment steers it:
+/* fake_client.c: stands in for libwalrus-client under the real sources of `walrus`, to provoke what a broker
+ * does seldom: each error code at a chosen batch, death with a batch in flight, a library that is short of
+ * memory. The environment steers it:
  *
  *   FAKE_FILE            committed batches are written there: "N\n" (lines), then LENGTH:DATA\n for each
  *   FAKE_FAIL_BATCH=K    batch number K (from 1) ...
@@ -60,7 +61,7 @@ int command_check(int argc, char **argv)
 static int number_of(const char *name)
 {
     const char *text = getenv(name);
-    return text != NULL ? atoi(text) : 0;
+    return text != NULL ? (int)strtol(text, NULL, 10) : 0;
 }
 
 static int failure(walrus *handle, const char *where, int batch)
@@ -157,7 +158,7 @@ int walrus_batch_add(walrus_batch *batch, const void *data, size_t length)
     batch->text = realloc(batch->text, batch->length + length + 32);
     if (batch->text == NULL)
         abort();
-    batch->length += (size_t)sprintf(batch->text + batch->length, "%zu:", length);
+    batch->length += (size_t)snprintf(batch->text + batch->length, 24, "%zu:", length);
     memcpy(batch->text + batch->length, data, length);
     batch->length += length;
     batch->text[batch->length++] = '\n';
@@ -249,8 +250,9 @@ int walrus_entries_get(const walrus_entries *entries, size_t index, struct walru
     if (index >= entries->count)
         return 0;
     uint64_t sequence = entries->from + index;
-    int length = number_of("FAKE_BINARY") != 0 ? sprintf(data, "\xff%c%llu", 0, (unsigned long long)sequence)
-                                               : sprintf(data, "entry %llu", (unsigned long long)sequence);
+    int length = number_of("FAKE_BINARY") != 0
+                     ? snprintf(data, sizeof data, "\xff%c%llu", 0, (unsigned long long)sequence)
+                     : snprintf(data, sizeof data, "entry %llu", (unsigned long long)sequence);
     *entry = (struct walrus_entry){.data = data,
                                    .length = (uint64_t)length,
                                    .sequence = sequence,
@@ -278,6 +280,6 @@ int walrus_next_topic(walrus *handle, struct walrus_topic_info *info)
     info->next_sequence = 3;
     info->durable_next = 2;
     info->level = WALRUS_LEVEL_DURABLE;
-    strcpy(info->name, info->id == 1 ? "first topic" : "\xff second");
+    snprintf(info->name, sizeof info->name, "%s", info->id == 1 ? "first topic" : "\xff second");
     return 1;
 }

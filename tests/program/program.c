@@ -31,7 +31,13 @@ const char *program_path(const char *variable)
     return path;
 }
 
-/* ------------------------------------------------------------------------------------------------ children */
+/* -------------------------------------------------------------------------------- children */
+
+static void on_signal(int number, void (*handler)(int))
+{
+    struct sigaction action = {.sa_handler = handler};
+    sigaction(number, &action, NULL);
+}
 
 __attribute__((noreturn)) static void be_child(const struct start *start, int in, int out, int err,
                                                pid_t parent)
@@ -47,10 +53,14 @@ __attribute__((noreturn)) static void be_child(const struct start *start, int in
         _exit(126);
     if (start->close_output)
         close(1);
-    signal(SIGPIPE, SIG_DFL);
+    on_signal(SIGPIPE, SIG_DFL);
     for (size_t i = 0; start->environment != NULL && start->environment[i] != NULL; i++)
         putenv(strdup(start->environment[i]));
-    execv(start->arguments[0], (char *const *)(uintptr_t)start->arguments);
+    char *arguments[64] = {NULL};
+    for (size_t i = 0; start->arguments[i] != NULL && i + 1 < array_count(arguments); i++)
+        arguments[i] = strdup(start->arguments[i]);
+    if (arguments[0] != NULL)
+        execv(arguments[0], arguments);
     dprintf(2, "cannot start %s: %s\n", start->arguments[0], strerror(errno));
     _exit(126);
 }
@@ -70,7 +80,7 @@ void child_start(struct child *child, const struct start *start)
     empty(&child->output);
     empty(&child->errors);
     cr_assert(pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0);
-    signal(SIGPIPE, SIG_IGN); /* a child that ends early is a finding, not our end */
+    on_signal(SIGPIPE, SIG_IGN); /* a child that ends early is a finding, not our end */
     fflush(NULL);
     child->pid = fork();
     cr_assert(child->pid >= 0, "fork: %s", strerror(errno));
@@ -101,7 +111,8 @@ static void drain(struct text *text, int *fd)
     text->data[text->length] = '\0';
 }
 
-/* One look at all pipes, at most until `limit`. `want_write`: also until stdin takes more. false at the limit. */
+/* One look at all pipes, at most until `limit`. `want_write`: also until stdin takes more. false at the
+ * limit. */
 static bool turn(struct child *child, int64_t limit, bool want_write)
 {
     struct pollfd fds[3] = {{.fd = child->out, .events = POLLIN},
@@ -199,13 +210,18 @@ void child_free(struct child *child)
     *child = (struct child){0};
 }
 
-/* ------------------------------------------------------------------------------------------------ a broker's place */
+/* -------------------------------------------------------------------------------- a broker's place */
+
+void folder_make(char *out, size_t size)
+{
+    snprintf(out, size, "/tmp/walrus-test-XXXXXX"); /* short: a socket lies in it */
+    cr_assert(mkdtemp(out) != NULL, "mkdtemp: %s", strerror(errno));
+}
 
 void place_make(struct place *place)
 {
     *place = (struct place){0};
-    strcpy(place->folder, "/tmp/walrus-test-XXXXXX"); /* short: a socket lies in it */
-    cr_assert(mkdtemp(place->folder) != NULL, "mkdtemp: %s", strerror(errno));
+    folder_make(place->folder, sizeof place->folder);
     snprintf(place->store, sizeof place->store, "%s/store", place->folder);
     snprintf(place->socket, sizeof place->socket, "%s/sock", place->folder);
     snprintf(place->log, sizeof place->log, "%s/walrusd.log", place->folder);
@@ -304,7 +320,7 @@ void walrus_with(struct place *place, struct child *child, const char *input, si
     child_finish(child, LIMIT_MS);
 }
 
-/* ------------------------------------------------------------------------------------------------ expectations */
+/* -------------------------------------------------------------------------------- expectations */
 
 static void print_text(const char *title, const char *data, size_t length)
 {
@@ -354,4 +370,17 @@ bool file_contains(const char *path, const char *words)
     bool found = memmem(text.data, text.length, words, strlen(words)) != NULL;
     free(text.data);
     return found;
+}
+
+bool number_behind(const char *text, const char *words, uint64_t *number)
+{
+    for (const char *at = strstr(text, words); at != NULL; at = strstr(at + 1, words)) {
+        const char *digits = at + strlen(words);
+        char *end;
+        errno = 0;
+        *number = strtoull(digits, &end, 10);
+        if (errno == 0 && *digits >= '0' && *digits <= '9')
+            return true;
+    }
+    return false;
 }

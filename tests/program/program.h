@@ -1,7 +1,9 @@
-/* program.h: running the real programs from a test: a place of their own for each test, children with captured output, and a limit on
- * every wait. When something fails, the broker's messages are part of the failure.
+/* program.h: running the real programs from a test: a place of their own for each test, children with
+ * captured output, and a limit on every wait. When something fails, the broker's messages are part of the
+ * failure.
  *
- * The programs' paths come from the environment (meson sets it): WALRUS_TEST_WALRUS, WALRUS_TEST_WALRUSD, ... */
+ * The programs' paths come from the environment (meson sets it): WALRUS_TEST_WALRUS, WALRUS_TEST_WALRUSD, ...
+ * */
 #ifndef WALRUS_TEST_PROGRAM_H
 #define WALRUS_TEST_PROGRAM_H
 
@@ -13,7 +15,7 @@
 
 #define LIMIT_MS 60000 /* of any wait that ought to be short: a hanging program, not a slow machine */
 
-/* ------------------------------------------------------------------------------------------------ children */
+/* -------------------------------------------------------------------------------- children */
 
 struct text {
     char *data; /* NUL behind the end */
@@ -43,13 +45,14 @@ bool child_write(struct child *child, const char *data, size_t length);
 void child_close_input(struct child *child);
 /* Reads until its stdout (or stderr) contains the words. false: it ended, or the limit. */
 bool child_await(struct child *child, const struct text *where, const char *words);
-/* Reads the rest, waits for its end, within the limit; then it is killed and the code is -1. Returns the code. */
+/* Reads the rest, waits for its end, within the limit; then it is killed and the code is -1. Returns the
+ * code. */
 int child_wait(struct child *child, int limit_ms);
 /* The same, after closing its stdin. */
 int child_finish(struct child *child, int limit_ms);
 void child_free(struct child *child);
 
-/* ------------------------------------------------------------------------------------------------ a broker's place */
+/* -------------------------------------------------------------------------------- a broker's place */
 
 struct place {
     char folder[PATH_MAX / 2];
@@ -67,7 +70,8 @@ const char *program_path(const char *variable);
 
 #define list_of(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-/* Starts walrusd on the place's store and socket with more arguments (NULL: none); fails the test unless it says that it is ready. */
+/* Starts walrusd on the place's store and socket with more arguments (NULL: none); fails the test unless it
+ * says that it is ready. */
 void broker_start_with(struct place *place, const char *const *more);
 #define broker_start(place, ...) broker_start_with(place, list_of(__VA_ARGS__))
 /* The same without waiting for "ready": for starts that must be refused. Ends within the limit. */
@@ -84,9 +88,10 @@ void walrus_with(struct place *place, struct child *child, const char *input, si
 void walrus_start_with(struct place *place, struct child *child, const char *const *arguments);
 #define walrus_start(place, child, ...) walrus_start_with(place, child, list_of(__VA_ARGS__))
 
-/* ------------------------------------------------------------------------------------------------ expectations */
+/* -------------------------------------------------------------------------------- expectations */
 
-/* Fails the test with the words, what the child printed and the broker's messages. `place` and `child` may be NULL. */
+/* Fails the test with the words, what the child printed and the broker's messages. `place` and `child` may be
+ * NULL. */
 __attribute__((noreturn)) void fail_at(const char *file, int line, const struct place *place,
                                        const struct child *child, const char *format, ...) printf_like(5, 6);
 #define expect(condition, place, child, ...)                                                                 \
@@ -112,6 +117,10 @@ bool file_contains(const char *path, const char *words);
 int64_t clock_ms(void);
 /* A little pause between two looks at something that has no descriptor to wait for. */
 void pause_ms(int ms);
+/* A new folder with a short name under /tmp. */
+void folder_make(char *out, size_t size);
 void remove_folder(const char *path);
+/* The number behind the first occurrence of the words in the text; false if there is none. */
+bool number_behind(const char *text, const char *words, uint64_t *number);
 
 #endif

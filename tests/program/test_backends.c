@@ -89,7 +89,7 @@ Test(backends, a_store_may_be_served_by_one_back_end_after_the_other)
     for (size_t i = 0; i < array_count(order); i++) {
         char line[16];
         snprintf(line, sizeof line, "%zu\n", i);
-        strcat(wanted, line);
+        snprintf(wanted + strlen(wanted), sizeof wanted - strlen(wanted), "%s", line);
         broker_start(&place, "--io", order[i]);
         expect_append("t", line);
         expect_topic("t", wanted);

@@ -1,5 +1,5 @@
-/* `walrus check` on stores that are sound, cut, flipped, swapped or copied; and that it changes nothing. What it finds, a start must
- * refuse as well. */
+/* `walrus check` on stores that are sound, cut, flipped, swapped or copied; and that it changes nothing. What
+ * it finds, a start must refuse as well. */
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -29,7 +29,7 @@ static void clean(void)
 
 TestSuite(check, .init = make, .fini = clean, .timeout = 300);
 
-/* ------------------------------------------------------------------------------------------------ stores */
+/* -------------------------------------------------------------------------------- stores */
 
 /* A store of several segments whose topic "sea" has lines "needle NUMBER xxxxx". */
 static void fill_store(bool clean_stop)
@@ -80,17 +80,18 @@ static struct spot find_line(unsigned number)
                 close(fd);
             continue;
         }
-        const char *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        void *mapped = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
         close(fd);
-        cr_assert(data != MAP_FAILED);
+        const char *data = mapped;
+        cr_assert(mapped != MAP_FAILED);
         const char *at = memmem(data, (size_t)st.st_size, needle, strlen(needle));
         if (at != NULL) {
             found++;
-            strcpy(spot.path, path);
+            memcpy(spot.path, path, sizeof path);
             spot.offset = at - data;
             spot.size = st.st_size;
         }
-        munmap((void *)(uintptr_t)data, (size_t)st.st_size);
+        munmap(mapped, (size_t)st.st_size);
     }
     closedir(directory);
     cr_assert(found == 1, "line %u is in %u files", number, found);
@@ -168,7 +169,7 @@ static void expect_refused_start(void)
     child_free(&child);
 }
 
-/* ------------------------------------------------------------------------------------------------ sound ones */
+/* -------------------------------------------------------------------------------- sound ones */
 
 static void expect_sound(void)
 {
@@ -215,7 +216,7 @@ Test(check, a_read_only_store_can_be_checked)
     umount2(place.store, MNT_DETACH);
 }
 
-/* ------------------------------------------------------------------------------------------------ damaged ones */
+/* -------------------------------------------------------------------------------- damaged ones */
 
 Test(check, g13_a_flipped_bit_in_an_entry_is_found_with_its_place)
 {
@@ -294,9 +295,11 @@ Test(check, g15_a_segment_copied_over_another_is_found)
 {
     fill_store(true);
     struct spot one = find_line(1), other = find_line(7000);
-    char command[4 * PATH_MAX];
-    snprintf(command, sizeof command, "cp '%s' '%s'", one.path, other.path);
-    cr_assert(system(command) == 0);
+    struct child copy;
+    struct start start = {.arguments = list_of("/bin/cp", one.path, other.path)};
+    child_start(&copy, &start);
+    cr_assert(child_finish(&copy, LIMIT_MS) == 0);
+    child_free(&copy);
     expect_damage("damage: ", "");
     expect_refused_start();
 }
@@ -310,7 +313,7 @@ Test(check, a_missing_segment_is_found)
     expect_refused_start();
 }
 
-/* ------------------------------------------------------------------------------------------------ no stores */
+/* -------------------------------------------------------------------------------- no stores */
 
 Test(check, what_is_not_a_store_is_said_to_be_none)
 {

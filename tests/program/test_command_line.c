@@ -1,4 +1,5 @@
-/* The command line over a fake of the library (fake_client.c): arguments, exit codes, what append says when something fails. */
+/* The command line over a fake of the library (fake_client.c): arguments, exit codes, what append says when
+ * something fails. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -13,8 +14,7 @@ static char record_setting[160];
 
 static void make(void)
 {
-    strcpy(folder, "/tmp/walrus-test-XXXXXX");
-    cr_assert(mkdtemp(folder) != NULL);
+    folder_make(folder, sizeof folder);
     snprintf(record, sizeof record, "%s/record", folder);
     snprintf(record_setting, sizeof record_setting, "FAKE_FILE=%s", record);
 }
@@ -60,7 +60,7 @@ static void expect_record(const struct child *child, const char *wanted, size_t 
            (int)count, got);
 }
 
-/* ------------------------------------------------------------------------------------------------ append */
+/* -------------------------------------------------------------------------------- append */
 
 Test(command_line, append_makes_every_line_an_entry_and_every_n_lines_a_batch)
 {
@@ -222,7 +222,7 @@ Test(command_line, append_passes_on_the_words_of_a_failed_connection)
     child_free(&child);
 }
 
-/* ------------------------------------------------------------------------------------------------ arguments */
+/* -------------------------------------------------------------------------------- arguments */
 
 static void expect_usage(const char *const *arguments, const char *words)
 {
@@ -315,7 +315,7 @@ Test(command_line, every_command_has_help_and_version)
     child_free(&child);
 }
 
-/* ------------------------------------------------------------------------------------------------ read, topics */
+/* -------------------------------------------------------------------------------- read, topics */
 
 Test(command_line, read_prints_entries_as_lines_from_a_sequence_on_and_not_more_than_wanted)
 {

@@ -1,4 +1,5 @@
-/* The demo: it passes on a sound broker, fails as soon as its checks see damage, and leaves nothing behind. */
+/* The demo: it passes on a sound broker, fails as soon as its checks see damage, and leaves nothing behind.
+ * */
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <signal.h>

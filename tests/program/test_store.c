@@ -1,4 +1,5 @@
-/* walrusd and walrus together: what was appended is read, also after the broker was killed; what a broker must refuse to start on. */
+/* walrusd and walrus together: what was appended is read, also after the broker was killed; what a broker
+ * must refuse to start on. */
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -43,7 +44,7 @@ static void expect_topic(const char *topic, const char *wanted)
     child_free(&child);
 }
 
-/* ------------------------------------------------------------------------------------------------ append and read */
+/* -------------------------------------------------------------------------------- append and read */
 
 Test(store, what_was_appended_is_read)
 {
@@ -120,7 +121,7 @@ Test(store, many_lines_in_full_batches_come_back_in_order)
     char *input = malloc(lines * 16);
     cr_assert(input != NULL);
     for (size_t i = 0; i < lines; i++)
-        length += (size_t)sprintf(input + length, "line %zu\n", i);
+        length += (size_t)snprintf(input + length, 16, "line %zu\n", i);
     broker_start(&place, NULL);
     walrus_with(&place, &child, input, length, list_of("append", "many", "--batch", "2000"));
     expect_end(&place, &child, 0, NULL);
@@ -240,7 +241,7 @@ Test(store, an_instance_is_a_store_and_a_socket_of_its_own)
     child_free(&broker);
 }
 
-/* ------------------------------------------------------------------------------------------------ refusals */
+/* -------------------------------------------------------------------------------- refusals */
 
 Test(store, g11_a_second_broker_on_the_store_is_refused_with_the_holders_pid)
 {
@@ -368,7 +369,7 @@ Test(store, options_out_of_range_exit_2)
     expect_usage(list_of("stray", "word"));
 }
 
-/* ------------------------------------------------------------------------------------------------ file systems of our own */
+/* -------------------------------------------------------------------------------- file systems of our own */
 
 /* A mount namespace that ends with the test; skips without the right to have one. */
 static void own_mounts(void)
@@ -407,7 +408,7 @@ Test(store, a_full_data_folder_is_refused)
 Test(store, g9_a_full_disk_exits_3_says_how_much_is_committed_and_heals)
 {
     struct child child, reader;
-    unsigned long long committed = 0;
+    uint64_t committed = 0;
     own_mounts();
     cr_assert(mount("none", place.store, "tmpfs", 0, "size=160m") == 0);
     broker_start(&place, NULL);
@@ -421,16 +422,14 @@ Test(store, g9_a_full_disk_exits_3_says_how_much_is_committed_and_heals)
         continue;
     child_finish(&child, LIMIT_MS);
     expect_end(&place, &child, 3, "committed");
-    const char *count = strstr(child.errors.data, "; ");
-    while (count != NULL && sscanf(count, "; %llu line", &committed) != 1)
-        count = strstr(count + 1, "; ");
-    expect(count != NULL && committed > 0 && committed < lines, &place, &child, "how many lines?");
+    bool said = number_behind(child.errors.data, "; ", &committed);
+    expect(said && committed > 0 && committed < lines, &place, &child, "how many lines?");
     child_free(&child);
 
     walrus(&place, &reader, "", "read", "big");
     expect(reader.code == 0 && reader.output.length == committed * length, &place, NULL,
-           "reads go on: exit code %d, %zu bytes, not %llu: %s", reader.code, reader.output.length,
-           committed * length, reader.errors.data);
+           "reads go on: exit code %d, %zu bytes, not %zu: %s", reader.code, reader.output.length,
+           (size_t)committed * length, reader.errors.data);
     child_free(&reader);
 
     cr_assert(mount("none", place.store, "tmpfs", MS_REMOUNT, "size=400m") == 0);
