@@ -1,22 +1,27 @@
 /* folder.c: the store folder.
  *
  * Opening it
- *   1. The folder is opened once; every name is looked up relative to that descriptor, so that a rename of the folder, or a
- *      change of the working directory, moves nothing.
- *   2. Whether direct I/O works is found by doing it, on a file without a name (O_TMPFILE) that leaves nothing behind. Where
- *      that cannot be tried (read-only, no O_TMPFILE) each file is tried by itself when it is opened.
- *   3. Block sizes come from statx (STATX_DIOALIGN), else from the device in /sys/dev/block, else 512 and 4096.
+ *   1. The folder is opened once; every name is looked up relative to that descriptor, so that a rename of
+ *      the folder, or a change of the working directory, moves nothing.
+ *   2. Whether direct I/O works is found by doing it, on a file without a name (O_TMPFILE) that leaves
+ *      nothing behind. Where that cannot be tried (read-only, no O_TMPFILE) each file is tried by itself when
+ *      it is opened.
+ *   3. Block sizes come from statx (STATX_DIOALIGN), else from the device in /sys/dev/block, else 512 and
+ *      4096.
  *
  * Two locks, for two questions
- *   file_lock   "may I read what is in this file?" flock on the data file. It belongs to the open file description, and I/O in
- *               flight holds on to that: a killed process's lock lasts until its last write has landed.
- *   claim       "who lives here?" An fcntl record lock: gone the moment the process is, whatever its I/O does, and the kernel
- *               tells the holder's pid. Closing any descriptor of that file would drop it: a claimed file is kept open for
- *               the life of the folder and no op may open it. The lock is the process's: a second claim of one process
- *               on one store is not refused here (the flock of the data files does that).
+ *   file_lock   "may I read what is in this file?" flock on the data file. It belongs to the open file
+ *               description, and I/O in flight holds on to that: a killed process's lock lasts until its last
+ *               write has landed.
+ *   claim       "who lives here?" An fcntl record lock: gone the moment the process is, whatever its I/O
+ *               does, and the kernel tells the holder's pid. Closing any descriptor of that file would drop
+ *               it: a claimed file is kept open for the life of the folder and no op may open it. The lock is
+ *               the process's: a second claim of one process on one store is not refused here (the flock of
+ *               the data files does that).
  *
- * Failure modes: every call may fail with the errno of its system call; a file is either open and on the list, or closed. A
- * name that is no regular file (a link, a pipe put there by somebody) is refused, never followed and never waited for. */
+ * Failure modes: every call may fail with the errno of its system call; a file is either open and on the
+ * list, or closed. A name that is no regular file (a link, a pipe put there by somebody) is refused, never
+ * followed and never waited for. */
 #include "folder.h"
 
 #include <dirent.h>
@@ -40,7 +45,8 @@ struct claim {
     struct claim *next;
 };
 
-/* ------------------------------------------------------------------------------------------------ facts about the disk */
+/* ------------------------------------------------------------------------------------------------ facts
+ * about the disk */
 
 /* One number from the device's queue folder in sysfs, 0 if there is none (tmpfs, network, overlay). */
 static uint32_t device_fact(dev_t device, const char *fact)
@@ -82,7 +88,8 @@ static uint32_t logical_block_of(int fd, dev_t device)
                                                                                         : LEAST_LOGICAL_BLOCK;
 }
 
-/* Does one direct write and one direct read. False only if direct I/O is what fails: a full disk says nothing about it. */
+/* Does one direct write and one direct read. False only if direct I/O is what fails: a full disk says nothing
+ * about it. */
 static bool direct_write_works(int fd, uint32_t block)
 {
     void *buffer = NULL;
@@ -143,7 +150,8 @@ int folder_open(struct folder *folder, const char *path, bool allow_direct, stru
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ open files */
+/* ------------------------------------------------------------------------------------------------ open files
+ * */
 
 static bool is_claimed(const struct folder *folder, const struct stat *facts)
 {
@@ -284,15 +292,15 @@ int64_t folder_perform(struct folder *folder, struct io_op *op)
         failed = fsync(folder->fd);
         break;
     default:
-        check_bug(!"an op of the store folder");
+        bug(__FILE__, __LINE__, "an op of the store folder");
     }
     return failed == 0 ? 0 : -errno;
 }
 
 /* ------------------------------------------------------------------------------------------------ data */
 
-/* Write and flush in one. Where the file system does not know the flag (or a filter refuses the call): one after the other,
- * which is the same promise. */
+/* Write and flush in one. Where the file system does not know the flag (or a filter refuses the call): one
+ * after the other, which is the same promise. */
 static int64_t write_durable(const struct io_op *op)
 {
     struct iovec part = {.iov_base = op->buffer, .iov_len = op->length};
@@ -331,8 +339,7 @@ int64_t file_perform(struct io_op *op)
     case IO_FLUSH:
         return fdatasync(op->file->fd) == 0 ? 0 : -errno; /* never twice, not even after EINTR (G10) */
     default:
-        check_bug(!"an op on a file's data");
-        return -EINVAL;
+        bug(__FILE__, __LINE__, "an op on a file's data");
     }
 }
 
@@ -342,7 +349,8 @@ uint64_t file_size(const struct io_file *file)
     return fstat(file->fd, &facts) == 0 && facts.st_size > 0 ? (uint64_t)facts.st_size : 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ the folder as a whole */
+/* ------------------------------------------------------------------------------------------------ the folder
+ * as a whole */
 
 int folder_list(struct folder *folder, struct io_entry **entries, size_t *count)
 {

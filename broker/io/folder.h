@@ -1,5 +1,5 @@
-/* folder.h: the store folder, its open files and its locks: what the three back ends share. Everything here may block: the
- * helper thread calls it for ops, the core thread at start and stop only. */
+/* folder.h: the store folder, its open files and its locks: what the three back ends share. Everything here
+ * may block: the helper thread calls it for ops, the core thread at start and stop only. */
 #ifndef WALRUS_FOLDER_H
 #define WALRUS_FOLDER_H
 
@@ -24,11 +24,11 @@ struct folder {
     char *path;
     bool direct;   /* files that are not asked for as buffered are opened with O_DIRECT */
     uint32_t page; /* bytes of a memory page */
-    uint32_t
-        logical_block; /* least alignment of direct I/O; the page where I/O goes through the page cache */
-    uint32_t align;    /* what the log aligns groups to by default */
-    struct io_file *
-        files; /* open ones; belongs to the helper thread, and to the caller before it runs and after it ended */
+    /* Least alignment of direct I/O; the page where I/O goes through the page cache. */
+    uint32_t logical_block;
+    uint32_t align; /* what the log aligns groups to by default */
+    /* Open ones. Belongs to the helper thread, and to the caller before that runs and after it has ended. */
+    struct io_file *files;
     struct claim *claims; /* held for the life of the folder */
 };
 

@@ -1,28 +1,31 @@
-/* io.h: the seam. Everything the core (log, index, recovery, admission) asks of the operating system goes through one
- * struct io: files of the store folder, time, randomness. Four things stand behind it: the back ends uring, pwrite and mmap,
- * and the simulator's disk. The core never makes a system call of its own and has no globals, so that the simulator runs the
- * real code and several engines can live in one process.
+/* io.h: the seam. Everything the core (log, index, recovery, admission) asks of the operating system goes
+ * through one struct io: files of the store folder, time, randomness. Four things stand behind it: the back
+ * ends uring, pwrite and mmap, and the simulator's disk. The core never makes a system call of its own and
+ * has no globals, so that the simulator runs the real code and several engines can live in one process.
  *
  * Happy path
- *   1. The caller fills a struct io_op (it owns it, and every buffer and name in it, until `done` was called).
+ *   1. The caller fills a struct io_op (it owns it, and every buffer and name in it, until `done` was
+ *      called).
  *   2. io_submit() queues it. It never fails and never calls `done` itself.
  *   3. io_kick() hands everything queued to the kernel in as few system calls as the back end can.
- *   4. io_wait() (or io_reap(), which does not wait) calls `done` for everything that has completed, in the caller's thread;
- *      op->result is set.
- *   Ops that are in flight together are not ordered. Whoever wants order waits for the completion of the first.
+ *   4. io_wait() calls `done` for everything that has completed, in the caller's thread; op->result is set.
+ *   Ops that are in flight together are not ordered. Whoever wants order waits for the completion of the
+ *   first.
  *
- * Results: 0, a byte count, or a negative errno. A short READ or WRITE is a count below `length`: the back end never
- * repeats, never hides it; the caller decides (G8). FLUSH is fdatasync of the file's data and what is needed to read it.
+ * Results: 0, a byte count, or a negative errno. A short READ or WRITE is a count below `length`: the back
+ * end never repeats, never hides it; the caller decides (G8). FLUSH is fdatasync of the file's data and what
+ * is needed to read it.
  *
- * Failure modes: any op may fail with any errno. After the process is killed, WRITEs in flight may still land: that is what
- * lock() waits for. A failed FLUSH leaves unknown bytes behind; nobody may try it again and believe the second answer (G10).
+ * Failure modes: any op may fail with any errno. After the process is killed, WRITEs in flight may still
+ * land: that is what lock() waits for. A failed FLUSH leaves unknown bytes behind; nobody may try it again
+ * and believe the second answer (G10).
  *
  * Invariants
- *   - `done` is called exactly once for each submitted op, from io_wait or io_reap only.
- *   - WRITE, READ: offset, length and buffer are multiples of file->align (see io_file_align), except on files opened with
- *     IO_FILE_BUFFERED.
- *   - Blocking file work (CREATE, OPEN, ALLOCATE, TRUNCATE, RENAME, UNLINK, SYNC_DIRECTORY, CLOSE and every op with
- *     `background` set) runs in a helper thread, never in the caller's and never through io_uring.
+ *   - `done` is called exactly once for each submitted op, from io_wait only.
+ *   - WRITE, READ: offset, length and buffer are multiples of the file's alignment (file_align), except on
+ *     files opened with IO_FILE_BUFFERED.
+ *   - Blocking file work (CREATE, OPEN, ALLOCATE, TRUNCATE, RENAME, UNLINK, SYNC_DIRECTORY, CLOSE and every
+ *     op with `background` set) runs in a helper thread, never in the caller's and never through io_uring.
  *   - An op with `background` set belongs to a file that is not part of the log yet.
  */
 #ifndef WALRUS_IO_H
@@ -38,7 +41,7 @@ enum io_kind {
     IO_WRITE,          /* file, buffer, offset, length -> bytes written */
     IO_READ,           /* file, buffer, offset, length -> bytes read; fewer at the end of the file */
     IO_FLUSH,          /* file -> 0: everything written and reaped before is durable */
-    IO_CREATE,         /* name, flags -> 0 and op->file: a new file, read and write, locked as lock() does; -EEXIST */
+    IO_CREATE,         /* name, flags -> 0 and op->file: a new file, locked as lock() does; -EEXIST */
     IO_OPEN,           /* name, flags -> 0 and op->file: an existing one */
     IO_CLOSE,          /* file -> 0; also gives up its lock */
     IO_ALLOCATE,       /* file, length -> 0: allocate all of it (fallocate), the size becomes `length` */
@@ -57,7 +60,7 @@ enum io_file_flag {
 struct io_op {
     enum io_kind kind;
     bool background; /* helper thread; see above */
-    bool durable;    /* WRITE: write and flush in one (RWF_DSYNC); an error of it counts as an error of the flush */
+    bool durable;    /* WRITE: write and flush in one (RWF_DSYNC); its error counts as the flush's */
     uint32_t flags;  /* enum io_file_flag, for CREATE and OPEN */
     struct io_file *file;
     void *buffer;
@@ -67,8 +70,8 @@ struct io_op {
     const char *new_name;
     int64_t result;
     void (*done)(struct io_op *op);
-    void *owner; /* the caller's */
-    struct io_op *next; /* the caller's once done, the back end's before */
+    void *owner;          /* the caller's */
+    struct io_op *next;   /* the caller's once done, the back end's before */
     uint64_t private_[4]; /* the back end's */
 };
 
@@ -83,9 +86,9 @@ struct io_functions {
     /* -- at any time, from the one core thread */
     void (*submit)(struct io *io, struct io_op *op);
     void (*kick)(struct io *io);
-    /* Runs `done` of what has completed. Waits until at least one op completed, the watched descriptor is readable, or
-     * timeout_ns passed (0: do not wait, negative: no limit), or a signal handler ran (then perhaps early, with 0). Does what
-     * kick does first. Returns the number of ops completed. */
+    /* Runs `done` of what has completed. Waits until at least one op completed, the watched descriptor is
+     * readable, or timeout_ns passed (0: do not wait, negative: no limit), or a signal handler ran (then
+     * perhaps early, with 0). Does what kick does first. Returns the number of ops completed. */
     int (*wait)(struct io *io, int64_t timeout_ns);
     int64_t (*now)(struct io *io);  /* CLOCK_MONOTONIC, ns */
     int64_t (*wall)(struct io *io); /* CLOCK_REALTIME, ns */
@@ -96,10 +99,11 @@ struct io_functions {
     /* -- at start and stop only; these may block */
     /* Names of all entries of the folder, in no order, into a malloc'ed array. */
     int (*list)(struct io *io, struct io_entry **entries, size_t *count);
-    /* Takes the lock on an open file of the store that lasts as long as any I/O on it (flock): 0, -EWOULDBLOCK. */
+    /* Takes the lock on an open file of the store that lasts as long as any I/O on it (flock): 0,
+     * -EWOULDBLOCK. */
     int (*lock)(struct io *io, struct io_file *file);
-    /* Says "I live here" on the file `name` (a record lock, gone with the process, not with its I/O): 0; -EWOULDBLOCK and
-     * the living holder's pid (0 if unknown); other errno. */
+    /* Says "I live here" on the file `name` (a record lock, gone with the process, not with its I/O): 0;
+     * -EWOULDBLOCK and the living holder's pid (0 if unknown); other errno. */
     int (*claim)(struct io *io, const char *name, int64_t *holder_pid);
     void (*sleep)(struct io *io, int64_t ns); /* between two tries of lock(); virtual time in the simulator */
     uint64_t (*space_free)(struct io *io);    /* bytes an unprivileged writer could still allocate; a hint */
@@ -114,11 +118,11 @@ struct io {
     const struct io_functions *functions;
     const char *folder;     /* for words in messages */
     uint32_t logical_block; /* of the device: the least alignment of direct I/O */
-    uint32_t align;         /* what --commit-align defaults to here: max(4096, physical block), page size when buffered */
+    uint32_t align;         /* default of --commit-align: max(4096, physical block); the page when buffered */
     int backend;            /* enum io_backend of message.h */
-    bool errors_are_final;  /* mmap: a failed WRITE leaves unknown bytes like a failed FLUSH and cannot be rolled back */
+    bool errors_are_final;  /* mmap: a failed WRITE leaves unknown bytes, as a failed FLUSH does */
     uint32_t inflight;      /* ops submitted and not done */
-    bool watch_ready;       /* set by each wait(): the watched descriptor was readable when wait() last looked */
+    bool watch_ready;       /* set by each wait(): the watched descriptor was readable */
 };
 
 static inline void io_submit(struct io *io, struct io_op *op)
@@ -152,29 +156,31 @@ static inline void io_complete(struct io *io, struct io_op *op, int64_t result)
     op->done(op);
 }
 
-/* Submits one op and waits for it (others that complete meanwhile get their `done`). Start and stop only. Returns
- * op->result. Ignores op->done. */
+/* Submits one op and waits for it (others that complete meanwhile get their `done`). Start and stop only.
+ * Returns op->result. Ignores op->done. */
 int64_t io_run(struct io *io, struct io_op *op) must_check;
 
-/* ------------------------------------------------------------------------------------------------ the real ones */
+/* ------------------------------------------------------------------------------------------------ the real
+ * ones */
 
 struct io_real_options {
     const char *folder;
-    int backend;      /* enum io_backend; 0 = uring if it can be had, else pwrite */
-    int watch_fd;     /* wait() also ends when this is readable (the broker's epoll fd); -1 = none */
+    int backend;       /* enum io_backend; 0 = uring if it can be had, else pwrite */
+    int watch_fd;      /* wait() also ends when this is readable (the broker's epoll fd); -1 = none */
     bool allow_direct; /* use O_DIRECT where the file system has it */
 };
 
-/* Opens the folder and starts the back end. On success *out is to be given to io->functions->destroy. *fallback_reason (may
- * be NULL) is set to words when backend 0 ended up with pwrite, else to "". -EOPNOTSUPP: io_uring was asked for by name and is
- * refused here. */
+/* Opens the folder and starts the back end. On success *out is to be given to io->functions->destroy.
+ * *fallback_reason (may be NULL) is set to words when backend 0 ended up with pwrite, else to "".
+ * -EOPNOTSUPP: io_uring was asked for by name and is refused here. */
 int io_real_create(const struct io_real_options *options, struct io **out, char fallback_reason[128],
                    struct error *err) must_check;
 
-/* Signals a client's eventfd without ever blocking on it, whatever the peer did to the eventfd (filled it, cleared
- * O_NONBLOCK). Zeroed but for `fd` before the first use; one struct for each descriptor. `parked` is true while an earlier
- * signal is still on its way: sending then costs nothing, and the eventfd becomes readable once more after this call in any
- * case. Signals leave with the next io_kick or io_wait. The owner keeps struct and descriptor until `parked` is false. */
+/* Signals a client's eventfd without ever blocking on it, whatever the peer did to the eventfd (filled it,
+ * cleared O_NONBLOCK). Zeroed but for `fd` before the first use; one struct for each descriptor. `parked` is
+ * true while an earlier signal is still on its way: sending then costs nothing, and the eventfd becomes
+ * readable once more after this call in any case. Signals leave with the next io_kick or io_wait. The owner
+ * keeps struct and descriptor until `parked` is false. */
 struct io_signal {
     int fd;
     bool parked;
@@ -183,7 +189,8 @@ struct io_signal {
     void *backend;
 };
 void io_signal_send(struct io *io, struct io_signal *signal);
-/* Begins to take back a parked signal (the connection is gone); `parked` becomes false within later io_wait calls. */
+/* Begins to take back a parked signal (the connection is gone); `parked` becomes false within later io_wait
+ * calls. */
 void io_signal_cancel(struct io *io, struct io_signal *signal);
 
 #endif

@@ -1,21 +1,22 @@
 /* mmap.c: the seed's second back end: sequential copies into a shared mapping, made durable by msync.
  *
- * Happy path: the I/O thread maps a file as far as it is allocated, copies, and remembers the range; a flush is msync(MS_SYNC) over
- * that range, then fdatasync for the file's metadata.
+ * Happy path: the I/O thread maps a file as far as it is allocated, copies, and remembers the range; a flush
+ * is msync(MS_SYNC) over that range, then fdatasync for the file's metadata.
  *
  * Failure modes
- *   - The device fails or is full, or somebody cuts the file behind our back: the copy gets SIGBUS. A guard around the copy,
- *     and around nothing else, turns it into -EIO. Bytes before the fault may be in the file already.
- *   - Nobody knows afterwards which pages reached the disk: the first SIGBUS or failed flush is final, every later flush fails
- *     with it (errors_are_final; the owner ends the process, G10).
+ *   - The device fails or is full, or somebody cuts the file behind our back: the copy gets SIGBUS. A guard
+ *     around the copy, and around nothing else, turns it into -EIO. Bytes before the fault may be in the file
+ *     already.
+ *   - Nobody knows afterwards which pages reached the disk: the first SIGBUS or failed flush is final, every
+ *     later flush fails with it (errors_are_final; the owner ends the process, G10).
  *   - A write beyond the end first allocates: -ENOSPC then has touched nothing and is not final.
  *
  * Invariants
- *   - mapping, mapped and dirty range of a file are the I/O thread's; the helper thread drops them in CLOSE, when no other op
- *     on the file is in flight. Background ops are for files outside the log: they go by pread and pwrite in the helper thread,
- *     which sees the same page cache.
- *   - The SIGBUS handler acts only for a thread inside a guarded copy, and only on addresses in that copy's range. Any other
- *     SIGBUS goes where it went before. */
+ *   - mapping, mapped and dirty range of a file are the I/O thread's; the helper thread drops them in CLOSE,
+ *     when no other op on the file is in flight. Background ops are for files outside the log: they go by
+ *     pread and pwrite in the helper thread, which sees the same page cache.
+ *   - The SIGBUS handler acts only for a thread inside a guarded copy, and only on addresses in that copy's
+ *     range. Any other SIGBUS goes where it went before. */
 #include "threaded.h"
 
 #include <fcntl.h>
@@ -25,14 +26,17 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-/* ------------------------------------------------------------------------------------------------ the guard */
+/* ------------------------------------------------------------------------------------------------ the guard
+ * */
 
 struct guard {
     sigjmp_buf out;
     uintptr_t from, to;
 };
 
-/* A signal handler belongs to the process: these are what it needs, and the only such words in this folder. */
+/* A signal handler belongs to the process: these are what it needs, and the only such words in this folder.
+ * */
+/* lint-allow: volatile, shared with a signal handler of the same thread only */
 static _Thread_local struct guard *volatile guard_of_thread;
 static pthread_mutex_t handler_mutex = PTHREAD_MUTEX_INITIALIZER;
 static unsigned handler_users;
@@ -181,8 +185,7 @@ static int64_t mmap_perform(struct threaded *threaded, struct io_op *op)
     case IO_FLUSH:
         return mmap_flush(threaded, op->file);
     default:
-        check_bug(!"an op on a file's data");
-        return -EINVAL;
+        bug(__FILE__, __LINE__, "an op on a file's data");
     }
 }
 

@@ -1,7 +1,8 @@
 /* real.c: making a back end, and what all of them share.
  *
- * Which one: the one asked for by name, or none. Not asked: io_uring if it can be set up and does a write for us, else
- * pwrite, with words that say why. Setting it up is not enough: a filter may let the set-up pass and refuse the rest. */
+ * Which one: the one asked for by name, or none. Not asked: io_uring if it can be set up and does a write for
+ * us, else pwrite, with words that say why. Setting it up is not enough: a filter may let the set-up pass and
+ * refuse the rest. */
 #include "real.h"
 #include "../../shared/message.h"
 
@@ -57,7 +58,7 @@ bool real_admit(const struct real *real, struct io_op *op)
     case IO_TRUNCATE:
         break;
     default:
-        check_bug(!"a known kind of op");
+        bug(__FILE__, __LINE__, "a known kind of op");
     }
     op->file->inflight++;
     bool data = op->kind == IO_READ || op->kind == IO_WRITE || op->kind == IO_FLUSH;
@@ -109,7 +110,8 @@ int real_reap_file_work(struct real *real)
     return count;
 }
 
-/* ------------------------------------------------------------------------------------------------ the common functions */
+/* ------------------------------------------------------------------------------------------------ the common
+ * functions */
 
 static int64_t clock_ns(clockid_t clock)
 {
@@ -179,6 +181,7 @@ void real_sleep(struct io *io, int64_t ns)
 {
     (void)io;
     struct timespec left = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    /* lint-allow: nanosleep, this is the clock of the seam */
     (void)nanosleep(&left, NULL); /* shorter is fine: it is the time between two tries */
 }
 
@@ -187,7 +190,8 @@ uint64_t real_space_free(struct io *io)
     return folder_space_free(&real_of(io)->folder);
 }
 
-/* ------------------------------------------------------------------------------------------------ making one */
+/* ------------------------------------------------------------------------------------------------ making one
+ * */
 
 static size_t size_of(int backend)
 {

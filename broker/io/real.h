@@ -1,5 +1,5 @@
-/* real.h: what the real back ends share behind the seam: the folder, the helper thread for file work, the watched
- * descriptor. For broker/io only. */
+/* real.h: what the real back ends share behind the seam: the folder, the helper thread for file work, the
+ * watched descriptor. For broker/io only. */
 #ifndef WALRUS_REAL_H
 #define WALRUS_REAL_H
 
@@ -19,7 +19,8 @@ static inline struct real *real_of(struct io *io)
     return (struct real *)(void *)io;
 }
 
-/* True for an op that goes to the helper thread. Checks what the caller must have got right, and counts it on its file. */
+/* True for an op that goes to the helper thread. Checks what the caller must have got right, and counts it on
+ * its file. */
 bool real_admit(const struct real *real, struct io_op *op);
 /* Takes it off its file's count and completes it. */
 void real_finish(struct real *real, struct io_op *op, int64_t result);
@@ -48,8 +49,8 @@ static inline int64_t time_after(int64_t now, int64_t span)
     return span > INT64_MAX - now ? INT64_MAX : now + span;
 }
 
-/* The back ends: start on an embryo made by real_init; on success `functions` is set. The struct real lies at the start of an
- * allocation of the size that the back end asks for. */
+/* The back ends: start on an embryo made by real_init; on success `functions` is set. The struct real lies at
+ * the start of an allocation of the size that the back end asks for. */
 size_t threaded_size(void);
 int pwrite_start(struct real *real, struct error *err) must_check;
 int mmap_start(struct real *real, struct error *err) must_check;

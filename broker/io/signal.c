@@ -1,13 +1,16 @@
 /* signal.c: signalling a client that may be hostile, for the back ends without io_uring.
  *
- * The eventfd is shared with the peer, who may have filled it and cleared O_NONBLOCK: then write(2) sleeps until the peer likes.
+ * The eventfd is shared with the peer, who may have filled it and cleared O_NONBLOCK: then write(2) sleeps
+ * until the peer likes.
  *
- * Happy path: Linux AIO adds 1 to an eventfd (IOCB_FLAG_RESFD) when a request completes. The request here is a poll of a descriptor
- * that is always readable, so it completes inside io_submit: one system call, about half a microsecond. That addition never
- * sleeps: a full counter stays full, and a full eventfd is readable, which is all that a signal says. So nothing is ever parked.
+ * Happy path: Linux AIO adds 1 to an eventfd (IOCB_FLAG_RESFD) when a request completes. The request here is
+ * a poll of a descriptor that is always readable, so it completes inside io_submit: one system call, about
+ * half a microsecond. That addition never sleeps: a full counter stays full, and a full eventfd is readable,
+ * which is all that a signal says. So nothing is ever parked.
  *
- * Failure modes: no AIO here (not built in, filtered, all contexts taken): the thread of signal_thread.c sends. The kernel takes
- * neither at the moment: the signal stays on a list, counts as parked, and is tried again at each reap.
+ * Failure modes: no AIO here (not built in, filtered, all contexts taken): the thread of signal_thread.c
+ * sends. The kernel takes neither at the moment: the signal stays on a list, counts as parked, and is tried
+ * again at each reap.
  *
  * Invariant: a signal is on at most one list, and IDLE exactly when it is not parked. */
 #include "threaded.h"
@@ -50,7 +53,8 @@ void signal_list_remove(struct signal_list *list, struct io_signal *signal)
     *list = rest;
 }
 
-/* ------------------------------------------------------------------------------------------------ Linux AIO */
+/* ------------------------------------------------------------------------------------------------ Linux AIO
+ * */
 
 static void aio_reap(struct signaller *signaller)
 {
@@ -111,7 +115,7 @@ static int aio_start(struct signaller *signaller)
 
 int signaller_start(struct signaller *signaller, int event_fd)
 {
-    *signaller = (struct signaller){.ready_fd = -1, .event_fd = event_fd};
+    *signaller = (struct signaller){.ready_fd = -1};
     if (aio_start(signaller) == 0)
         return 0;
     int result = signal_thread_start(&signaller->thread, event_fd);
@@ -142,7 +146,6 @@ static void hand_over(struct signaller *signaller, struct io_signal *signal)
     signal->parked = true;
     signal->state = SIGNAL_QUEUED;
     signal_list_push(&signaller->unsent, signal);
-    event_post(signaller->event_fd);
 }
 
 void signaller_send(struct io *io, struct io_signal *signal)

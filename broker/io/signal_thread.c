@@ -1,20 +1,24 @@
-/* signal_thread.c: the last resort for signals, where neither io_uring nor Linux AIO is to be had: a thread that writes.
+/* signal_thread.c: the last resort for signals, where neither io_uring nor Linux AIO is to be had: a thread
+ * that writes.
  *
  * Happy path
  *   1. The core adds the client's eventfd to the thread's epoll set, for room, once (EPOLLONESHOT).
- *   2. The thread takes one event at a time: there is room, it writes 1, puts the signal on `done`, posts the core's eventfd.
+ *   2. The thread takes one event at a time: there is room, it writes 1, puts the signal on `done`, posts the
+ *      core's eventfd.
  *   3. The core takes `done` in its next wait.
  *   A full eventfd simply waits in the epoll set; it costs nothing and holds nobody up.
  *
- * Failure modes: the peer fills the eventfd between 2's event and its write, with O_NONBLOCK cleared, and the write sleeps. A timer
- * that ticks at the thread every millisecond meanwhile interrupts it (a signal handler that does nothing, no restart), and
- * the signal goes back into the epoll set: a millisecond of this thread is all that a hostile peer gets at a time.
+ * Failure modes: the peer fills the eventfd between 2's event and its write, with O_NONBLOCK cleared, and the
+ * write sleeps. A timer that ticks at the thread every millisecond meanwhile interrupts it (a signal handler
+ * that does nothing, no restart), and the signal goes back into the epoll set: a millisecond of this thread
+ * is all that a hostile peer gets at a time.
  *
- * Taking back: the core removes the descriptor from the epoll set; but the thread may hold its event already. So the struct goes
- * on `cancelled`, and the thread moves it on to `done` when it holds no event: nobody looks at it any more after that.
+ * Taking back: the core removes the descriptor from the epoll set; but the thread may hold its event already.
+ * So the struct goes on `cancelled`, and the thread moves it on to `done` when it holds no event: nobody
+ * looks at it any more after that.
  *
- * Invariant: struct io_signal.state is the core's alone. The thread looks at `fd` of the event it holds, no more. A signal is
- * either in the epoll set, held by the thread, on `cancelled` or on `done`. */
+ * Invariant: struct io_signal.state is the core's alone. The thread looks at `fd` of the event it holds, no
+ * more. A signal is either in the epoll set, held by the thread, on `cancelled` or on `done`. */
 #include "signaller.h"
 #include "worker.h"
 
@@ -35,8 +39,8 @@ static void on_tick(int number)
     (void)number;
 }
 
-/* A timer that ticks at the calling thread; -errno if there is none to be had. The handler stays for the life of the process:
- * another engine may use it too, and without one a late tick would end the process. */
+/* A timer that ticks at the calling thread; -errno if there is none to be had. The handler stays for the life
+ * of the process: another engine may use it too, and without one a late tick would end the process. */
 static int make_ticker(timer_t *ticker)
 {
     struct sigaction action = {.sa_handler = on_tick}; /* no SA_RESTART: it is there to interrupt */
@@ -79,7 +83,8 @@ static bool take_cancelled(struct signal_thread *sender)
     return !stop;
 }
 
-/* One that could not be written goes back into the epoll set, unless it was cancelled meanwhile (then it is no longer in it). */
+/* One that could not be written goes back into the epoll set, unless it was cancelled meanwhile (then it is
+ * no longer in it). */
 static void handle(struct signal_thread *sender, timer_t ticker, struct io_signal *signal)
 {
     if (!write_one(ticker, signal->fd)) {
@@ -119,7 +124,8 @@ static void *sender_run(void *context)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------ the core's side */
+/* ------------------------------------------------------------------------------------------------ the core's
+ * side */
 
 int signal_thread_start(struct signal_thread *sender, int event_fd)
 {
@@ -176,7 +182,8 @@ int signal_thread_send(struct signal_thread *sender, struct io_signal *signal)
 void signal_thread_cancel(struct signal_thread *sender, struct io_signal *signal)
 {
     pthread_mutex_lock(&sender->mutex);
-    /* Under the mutex, as the thread's removal is: exactly one of the two succeeds. If the thread's did, it is on `done`. */
+    /* Under the mutex, as the thread's removal is: exactly one of the two succeeds. If the thread's did, it
+     * is on `done`. */
     if (epoll_ctl(sender->epoll_fd, EPOLL_CTL_DEL, signal->fd, NULL) == 0)
         signal_list_push(&sender->cancelled, signal);
     pthread_mutex_unlock(&sender->mutex);

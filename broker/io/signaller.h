@@ -1,4 +1,5 @@
-/* signaller.h: signals to clients' eventfds without io_uring. The uring back end has its own way. For broker/io only. */
+/* signaller.h: signals to clients' eventfds without io_uring. The uring back end has its own way. For
+ * broker/io only. */
 #ifndef WALRUS_SIGNALLER_H
 #define WALRUS_SIGNALLER_H
 
@@ -47,7 +48,6 @@ void signal_thread_reap(struct signal_thread *sender, struct signal_list *done);
 struct signaller {
     aio_context_t aio; /* 0: refused; signals go by the thread */
     int ready_fd;      /* AIO: an eventfd that is always readable */
-    int event_fd;      /* borrowed: makes the core come back */
     unsigned unreaped; /* AIO: events that nobody took yet */
     bool has_thread;
     struct signal_thread thread;

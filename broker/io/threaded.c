@@ -1,14 +1,16 @@
 /* threaded.c: the seam over two threads: one for data, one for files.
  *
- * Happy path: submit puts data work on a list, kick hands the list over in one go; wait sleeps in poll on {eventfd of the two
- * threads, watched descriptor} and finishes what came out.
+ * Happy path: submit puts data work on a list, kick hands the list over in one go; wait sleeps in poll on
+ * {eventfd of the two threads, watched descriptor} and finishes what came out.
  *
- * Invariants: `done` runs in the thread that calls wait; an op with `background` set goes to the helper thread and never
- * holds up the data thread. */
+ * Invariants: `done` runs in the thread that calls wait; an op with `background` set goes to the helper
+ * thread and never holds up the data thread. */
 #include "threaded.h"
 
 #include <poll.h>
 #include <unistd.h>
+
+#define SIGNAL_RETRY_NS 1000000
 
 static int64_t run_data(void *context, struct io_op *op)
 {
@@ -35,7 +37,6 @@ static void threaded_kick(struct io *io)
 static int reap(struct threaded *threaded)
 {
     int count = real_reap_file_work(&threaded->real);
-    signaller_reap(&threaded->signaller);
     struct op_queue done = {0};
     worker_reap(&threaded->data, &done);
     struct io_op *op;
@@ -46,20 +47,30 @@ static int reap(struct threaded *threaded)
     return count;
 }
 
+/* Sleeps until one of them is readable, at most `ns` (negative: no limit), and only shortly while a signal
+ * waits to be tried again. */
+static int poll_for(const struct threaded *threaded, struct pollfd *polled, nfds_t count, int64_t ns)
+{
+    if (threaded->signaller.unsent.first != NULL && (ns < 0 || ns > SIGNAL_RETRY_NS))
+        ns = SIGNAL_RETRY_NS;
+    struct timespec limit = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    return ppoll(polled, count, ns < 0 ? NULL : &limit, NULL);
+}
+
 static int threaded_wait(struct io *io, int64_t timeout_ns)
 {
     struct real *real = real_of(io);
+    struct threaded *threaded = threaded_of(real);
     threaded_kick(io);
     int64_t deadline = timeout_ns > 0 ? time_after(real_now(io), timeout_ns) : 0;
     io->watch_ready = false;
     for (;;) {
         struct pollfd polled[2] = {{.fd = real->event_fd, .events = POLLIN},
                                    {.fd = real->watch_fd, .events = POLLIN}};
-        int64_t left = timeout_ns > 0 ? deadline - real_now(io) : 0;
-        if (left < 0)
+        int64_t left = timeout_ns > 0 ? deadline - real_now(io) : timeout_ns;
+        if (timeout_ns > 0 && left < 0)
             left = 0;
-        struct timespec limit = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
-        int ready = ppoll(polled, 2, timeout_ns < 0 ? NULL : &limit, NULL);
+        int ready = poll_for(threaded, polled, 2, left);
         if (ready < 0) {
             check_bug(errno == EINTR || errno == ENOMEM);
             return 0; /* a signal: the caller may want to look at what it was */
@@ -68,9 +79,10 @@ static int threaded_wait(struct io *io, int64_t timeout_ns)
         int count = 0;
         if (polled[0].revents != 0) {
             event_clear(real->event_fd);
-            count = reap(threaded_of(real));
+            count = reap(threaded);
         }
-        if (count > 0 || io->watch_ready || ready == 0)
+        signaller_reap(&threaded->signaller);
+        if (count > 0 || io->watch_ready || left == 0)
             return count;
     }
 }

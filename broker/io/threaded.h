@@ -1,5 +1,5 @@
-/* threaded.h: a back end whose data work (READ, WRITE, FLUSH) is done, one op after the other, by one I/O thread. pwrite and
- * mmap are two of them. For broker/io only. */
+/* threaded.h: a back end whose data work (READ, WRITE, FLUSH) is done, one op after the other, by one I/O
+ * thread. pwrite and mmap are two of them. For broker/io only. */
 #ifndef WALRUS_THREADED_H
 #define WALRUS_THREADED_H
 

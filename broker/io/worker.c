@@ -1,10 +1,12 @@
 /* worker.c: the thread for work that blocks.
  *
- * Happy path: the core appends ops under the mutex and wakes the thread; the thread takes one at a time, in order, performs
- * it without the mutex, appends it to `out`; when `out` was empty it posts the eventfd; the core empties the eventfd, then
- * takes `out`. An op put into `out` after that finds it empty and posts again: no wake-up is lost.
+ * Happy path: the core appends ops under the mutex and wakes the thread; the thread takes one at a time, in
+ * order, performs it without the mutex, appends it to `out`; when `out` was empty it posts the eventfd; the
+ * core empties the eventfd, then takes `out`. An op put into `out` after that finds it empty and posts again:
+ * no wake-up is lost.
  *
- * Invariant: an op belongs to exactly one side; the hand-over is the mutex, so no field of it needs to be atomic. */
+ * Invariant: an op belongs to exactly one side; the hand-over is the mutex, so no field of it needs to be
+ * atomic. */
 #include "worker.h"
 
 #include <signal.h>
@@ -89,7 +91,8 @@ static void *worker_run(void *context)
 
 int thread_start(pthread_t *thread, const char *name, void *(*run)(void *context), void *context)
 {
-    /* Signals are for the core thread. A write beyond a file size limit then ends with EFBIG instead of SIGXFSZ. */
+    /* Signals are for the core thread. A write beyond a file size limit then ends with EFBIG instead of
+     * SIGXFSZ. */
     static const int own_mistakes[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGABRT};
     sigset_t blocked, before;
     sigfillset(&blocked);

@@ -1,5 +1,6 @@
-/* worker.h: a thread that does blocking work for the core: a queue of ops in, a queue of finished ones out, an eventfd that is
- * readable when something came out. Back ends use one for files (all of them) and one for data (pwrite, mmap). */
+/* worker.h: a thread that does blocking work for the core: a queue of ops in, a queue of finished ones out,
+ * an eventfd that is readable when something came out. Back ends use one for files (all of them) and one for
+ * data (pwrite, mmap). */
 #ifndef WALRUS_WORKER_H
 #define WALRUS_WORKER_H
 
@@ -25,7 +26,8 @@ struct worker {
     void *context;
 };
 
-/* `perform` runs in the thread and returns the op's result, which lies in op->result until the op is taken out. */
+/* `perform` runs in the thread and returns the op's result, which lies in op->result until the op is taken
+ * out. */
 int worker_start(struct worker *worker, const char *name, int event_fd,
                  int64_t (*perform)(void *context, struct io_op *op), void *context) must_check;
 /* Takes all ops of `ops`, in order. */
