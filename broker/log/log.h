@@ -107,7 +107,8 @@ enum write_kind {
 };
 
 /* One batch that comes in chunks. The session makes it zeroed (topic, owner, level set) before the first chunk and keeps it
- * until the last chunk's `done`, or log_stream_abort. */
+ * until the last chunk's `done`, or log_stream_abort (not after the last chunk was taken). A chunk that is not the last is
+ * `done` in the next log_turn: it says only that its payload has been copied. */
 struct stream {
     struct topic *topic;
     const void *owner; /* the handle; see struct write */
@@ -118,7 +119,7 @@ struct stream {
     uint64_t entries;
     uint64_t bytes;    /* payload and overhead so far, as the 10 GiB limit counts them */
     uint32_t chunks;
-    uint32_t inflight; /* chunks copied and not yet committed or failed */
+    bool last_taken;   /* the whole batch is published */
     bool open_entry;   /* the last piece goes on in the next chunk */
     bool admitted;
     bool failed;       /* nothing more is taken; ends with `error` */
@@ -168,7 +169,8 @@ struct write {
  *   -EIO, -ENOSPC, ... (chunk of a failed stream): stream->error */
 int log_write(struct log *log, struct write *write) must_check;
 
-/* Rolls a stream back: its chunks become dead bytes and its topic is free. `done` of its chunks in flight still comes. */
+/* Rolls a stream back: its chunks become dead bytes and its topic is free; the log forgets the struct. Also right for a stream
+ * that has failed or was never admitted; not once the last chunk was taken. */
 void log_stream_abort(struct log *log, struct stream *stream);
 
 /* ------------------------------------------------------------------------------------------------ reads */
@@ -196,7 +198,7 @@ struct log_read {
 
     /* the log's */
     struct log_read *next;
-    void *state;
+    uint64_t search[4];
 };
 /* `done` follows from io_wait or log_turn, never from here. The text for -EBADMSG goes to say(). */
 void log_read(struct log *log, struct log_read *read);
