@@ -24,7 +24,11 @@
 
 #define SILENCE_NS        INT64_C(30000000000)
 #define REAP_AT_ONCE      64
-#define IN_PLACE_BYTES    (3u << 20) /* larger batches are added entry by entry and streamed by the library */
+#define IN_PLACE_BYTES    (3u << 20) /* the library sends larger batches in chunks */
+#define STREAM_ARENA      (16u << 20)
+#define STREAM_QUEUE      256u
+#define ARENA_SLACK       (256u << 10)
+#define RECORD_BYTES      8u
 #define ENTRY_ALIGN       16u
 #define LEAST_RETRY_NS    1000
 #define SPINS_BEFORE_LOOK 4096u
@@ -65,16 +69,24 @@ static int fail(struct producer *p, int code, const char *what)
                      walrus_error(p->handle), strerror(-code));
 }
 
+/* Filled in place and sent whole; else added entry by entry and streamed by the library. */
+static bool in_place(const struct load *load)
+{
+    return load->batch * (align_up(load->size, ENTRY_ALIGN) + RECORD_BYTES) <= IN_PLACE_BYTES;
+}
+
+/* Room for `depth` batches in flight, one being filled and one for what is cut into pieces; a single batch may have half of it. */
 static uint64_t arena_bytes(const struct load *load)
 {
-    uint64_t batch = load->batch * (align_up(load->size, ENTRY_ALIGN) + 8 + ENTRY_ALIGN) + 4096;
-    uint64_t all = batch > IN_PLACE_BYTES ? 16u << 20 : batch * (load->depth + 1);
-    return min_u64(max_u64(align_up(all, 1u << 20), 1u << 20), 1u << 30);
+    if (!in_place(load))
+        return STREAM_ARENA;
+    uint64_t batch = load->batch * (align_up(load->size, ENTRY_ALIGN) + RECORD_BYTES) + 4096;
+    return min_u64(align_up(batch * (load->depth + 2) + ARENA_SLACK, 1u << 20), 1u << 30);
 }
 
 static int connect_and_open(struct producer *p)
 {
-    uint32_t queue = 8;
+    uint32_t queue = in_place(p->load) ? 8 : STREAM_QUEUE;
     while (queue < p->load->depth + 2)
         queue *= 2;
     struct walrus_connect_options options = {
@@ -129,7 +141,7 @@ static int send_slot(struct producer *p, uint32_t index)
 {
     struct slot *slot = &p->slots[index];
     const struct load *load = p->load;
-    bool in_place = load_batch_bytes(load) + load->batch * (uint64_t)(ENTRY_ALIGN + 8) <= IN_PLACE_BYTES;
+    bool whole = in_place(load);
     walrus_topic *topic = p->topics[slot->batch % p->topic_count];
     uint64_t word = payload_batch_word(p->run, p->number, slot->batch);
     walrus_batch *batch;
@@ -138,7 +150,7 @@ static int send_slot(struct producer *p, uint32_t index)
     if (result < 0)
         return result == -EAGAIN ? 1 : fail(p, result, "beginning a batch");
     for (uint32_t i = 0; i < load->batch; i++) {
-        if (in_place) {
+        if (whole) {
             void *data;
             result = walrus_batch_reserve(batch, load->size, &data);
             if (result == 0)

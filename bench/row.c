@@ -49,6 +49,7 @@ static void note_broker(struct stage_set *stage)
         return;
     snprintf(bench->backend_text, sizeof bench->backend_text, "%s", snapshot.identity.io_backend_name);
     snprintf(bench->broker_version, sizeof bench->broker_version, "%s", snapshot.identity.broker_version);
+    stage->broker_pid = (pid_t)snapshot.identity.broker_pid;
 }
 
 int stage_begin(struct stage_set *stage, struct bench *bench, const char *durability, struct error *err)
@@ -126,7 +127,7 @@ int stage_round(struct stage_set *stage, const struct load *load, const struct l
         .run = ledger_run(&stage->ledger),
         .beside = beside,
         .warm_ns = WARM_NS,
-        .broker_pid = stage->broker.pid,
+        .broker_pid = stage->broker.pid != 0 ? stage->broker.pid : stage->broker_pid,
         .interrupted = &stage->bench->interrupted,
     };
     if (beside != NULL)

@@ -68,6 +68,7 @@ struct stage_set {
     struct bench *bench;
     struct folder folder;
     struct broker broker;
+    pid_t broker_pid; /* as the counters file says it: of a broker that is not ours too */
     struct broker_options broker_options;
     struct ledger ledger;
     struct raw_file raw_file;
