@@ -273,9 +273,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp_option options[] = {
     {"folder", 'f', "DIR", 0,
      "Work in a new folder in DIR (default: beside this program, or TMPDIR, on a real disk)", 0},
-    {"lines", 'l', "N", 0, "At most N lines of text (default 400000)", 0},
+    {"lines", 'l', "N", 0, "At most N lines of text (default 1000000)", 0},
     {"producers", 'p', "N", 0, "Producer processes, 3 to 16 (default 3); each has 2 topics", 0},
-    {"kills", 'k', "N", 0, "How often the broker is killed (default 3)", 0},
+    {"kills", 'k', "N", 0, "How often the broker is killed (default 5)", 0},
     {"depth", 'd', "N", 0, "Batches in flight per topic (default 8)", 0},
     {"seed", 's', "N", 0, "Seed of the batch sizes", 0},
     {"break", 'b', "MODE", 0, "Damage what was read back before it is checked; the demo must then fail", 0},
@@ -294,7 +294,7 @@ int main(int argc, char **argv)
                                      NULL,
                                      NULL};
     static struct demo demo = {
-        .max_lines = 400000, .producers = 3, .kills = 3, .depth = 8, .seed = 1, .broker = {.output = -1}};
+        .max_lines = 1000000, .producers = 3, .kills = 5, .depth = 8, .seed = 1, .broker = {.output = -1}};
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &demo);
     handle_signals(on_signal);

@@ -192,7 +192,16 @@ bool break_mode_known(const char *mode)
     return false;
 }
 
-static void damage(const char *mode, struct store_topic *topic, struct ledger *ledger)
+/* A receipt that names other entries. */
+static void damage_ledger(struct ledger *ledger, unsigned topic)
+{
+    size_t at = ledger->count - 1;
+    while (at > 0 && ledger->records[at].topic != topic)
+        at--;
+    ledger->records[at].sequence++;
+}
+
+static void damage(const char *mode, struct store_topic *topic, unsigned number, struct ledger *ledger)
 {
     for (size_t i = 0; i < array_count(modes) && mode != NULL; i++) {
         if (strcmp(modes[i].name, mode) != 0)
@@ -200,7 +209,7 @@ static void damage(const char *mode, struct store_topic *topic, struct ledger *l
         if (modes[i].damage != NULL)
             modes[i].damage(topic);
         else
-            ledger->records[ledger->count / 2].sequence++;
+            damage_ledger(ledger, number);
     }
 }
 
@@ -329,7 +338,7 @@ static int verify_producer(const struct demo *demo, walrus *handle, unsigned pro
         struct store_topic topic = {.range = &demo->topics[number]};
         rc = read_topic(handle, &topic, err);
         if (rc == 0 && number == demo->topic_count / 2)
-            damage(demo->break_mode, &topic, &ledger);
+            damage(demo->break_mode, &topic, number, &ledger);
         if (rc == 0)
             rc = compare_content(demo, &topic, err);
         if (rc == 0)

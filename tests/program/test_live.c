@@ -167,6 +167,12 @@ Test(live, g5_a_busy_append_whose_broker_is_killed_ends_within_5_s_and_knows_wha
     uint64_t committed = 0, unknown = 0, next = 0;
     broker_start(&place, NULL);
     walrus_start(&place, &child, "append", "t", "--batch", "10");
+    for (; next < 10; next++)
+        cr_assert(child_write(&child, (char[]){(char)('0' + next), '\n'}, 2));
+    walrus_start(&place, &reader, "read", "t", "--follow", "--max", "10"); /* it is connected then */
+    child_wait(&reader, LIMIT_MS);
+    expect_end(&place, &reader, 0, NULL);
+    child_free(&reader);
     bool killed = false;
     for (int round = 0; round < 100000; round++) {
         size_t length = 0;
