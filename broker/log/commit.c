@@ -240,7 +240,7 @@ static void group_committed(struct log *log, struct group *g, bool durable)
             if (w->stream->failed)
                 w->result = w->stream->error;
             else
-                stream_end(log, w->stream);
+                gather_stream_end(log, w->stream);
         }
         w->done(w);
     }
@@ -268,7 +268,7 @@ static void group_failed(struct log *log, struct group *g, int error)
                     (unsigned long long)note_frame(g, i)->first_sequence, strerror(-error));
         }
         if (note->stream != NULL)
-            stream_fail(log, note->stream, error);
+            gather_stream_fail(log, note->stream, error);
     }
     for (uint32_t i = 0; i < g->count; i++) {
         struct write *w = g->notes[i].write;

@@ -113,7 +113,7 @@ static int stream_ready(const struct write *w)
     return 0;
 }
 
-void stream_fail(struct log *log, struct stream *s, int error)
+void gather_stream_fail(struct log *log, struct stream *s, int error)
 {
     if (s->failed)
         return;
@@ -125,7 +125,7 @@ void stream_fail(struct log *log, struct stream *s, int error)
     }
 }
 
-void stream_end(struct log *log, struct stream *s)
+void gather_stream_end(struct log *log, struct stream *s)
 {
     check_bug(s->admitted);
     if (s->failed)
@@ -291,7 +291,7 @@ int log_write(struct log *log, struct write *w)
     error = copy_in(log, w, &frame, &payload);
     if (error != 0) {
         if (w->kind == WRITE_CHUNK)
-            stream_fail(log, w->stream, error);
+            gather_stream_fail(log, w->stream, error);
         return refuse(log, w, error, REASON_NONE);
     }
     if (w->kind == WRITE_CHUNK)
@@ -317,7 +317,7 @@ void log_stream_abort(struct log *log, struct stream *s)
 {
     /* Once its last chunk was taken the batch is published: it is committed whether its producer lives or not. */
     check_bug(!s->last_taken || s->failed);
-    stream_fail(log, s, -ECANCELED);
+    gather_stream_fail(log, s, -ECANCELED);
     stream_forget(log, s);
 }
 
@@ -335,7 +335,7 @@ void gather_answer_early(struct log *log)
                 w->topic->lost = false;
             }
             if (w->kind == WRITE_CHUNK) {
-                stream_end(log, w->stream);
+                gather_stream_end(log, w->stream);
                 stream_forget(log, w->stream);
             }
         }

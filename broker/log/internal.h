@@ -355,8 +355,8 @@ bool topic_entry_read(const struct frame_header *frame, struct topic_entry *entr
 
 /* gather.c */
 void gather_answer_early(struct log *log);
-void stream_fail(struct log *log, struct stream *s, int error);
-void stream_end(struct log *log, struct stream *s); /* its last chunk was committed */
+void gather_stream_fail(struct log *log, struct stream *s, int error);
+void gather_stream_end(struct log *log, struct stream *s); /* its last chunk was committed */
 void batch_ended(struct topic *topic);
 
 /* commit.c */
@@ -406,7 +406,7 @@ bool index_busy(const struct log *log);
 void index_free(struct log *log);
 
 /* read.c */
-void read_turn(struct log *log);
-bool read_busy(const struct log *log);
+void reads_turn(struct log *log);
+bool reads_busy(const struct log *log);
 
 #endif

@@ -235,7 +235,7 @@ int64_t log_turn(struct log *log)
         return INT64_MAX;
     gather_answer_early(log);
     commit_turn(log);
-    read_turn(log);
+    reads_turn(log);
     index_turn(log);
     checkpoint_turn(log);
     commit_turn(log); /* a checkpoint may want a flush */
@@ -248,7 +248,7 @@ int64_t log_turn(struct log *log)
 
 static bool background_busy(const struct log *log)
 {
-    return pool_busy(log) || log->checkpoint.bytes != NULL || index_busy(log) || read_busy(log) || log->commit.cutting;
+    return pool_busy(log) || log->checkpoint.bytes != NULL || index_busy(log) || reads_busy(log) || log->commit.cutting;
 }
 
 void log_abandon(struct log *log)

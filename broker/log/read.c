@@ -563,7 +563,7 @@ void log_read(struct log *log, struct log_read *r)
     log->reads_last = &r->next;
 }
 
-void read_turn(struct log *log)
+void reads_turn(struct log *log)
 {
     /* `done` may add reads: they go to the end of the list and are looked at too. */
     struct log_read **link = &log->reads_first;
@@ -587,7 +587,7 @@ void read_turn(struct log *log)
     log->loader.failed = NULL;
 }
 
-bool read_busy(const struct log *log)
+bool reads_busy(const struct log *log)
 {
     for (uint32_t i = 0; i < log->slot_count; i++)
         if (log->slots[i].loading)
