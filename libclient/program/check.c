@@ -32,22 +32,33 @@ static const char *kind_word(enum finding_kind kind)
     return "unknown";
 }
 
+/* "damage: segment 3 (00000003.segment), offset 8192, topic 'x', batch at entry 12: WORDS" */
 static void print_finding(const struct finding *finding)
 {
     struct shown shown;
+    const char *between = " ";
     printf("%s:", kind_word(finding->kind));
-    if (finding->segment != 0)
-        printf(" segment %" PRIu64 " (%s), offset %" PRIu64, finding->segment, finding->file,
-               finding->offset);
-    else if (finding->file[0] != '\0')
-        printf(" file %s, offset %" PRIu64, finding->file, finding->offset);
-    if (finding->topic[0] != '\0')
-        printf(", topic '%s'", show(&shown, finding->topic));
-    if (finding->sequence != 0)
-        printf(", batch at entry %" PRIu64, finding->sequence);
-    if (finding->batch != 0)
-        printf(", batch number %" PRIu64, finding->batch);
-    printf(": %s\n", finding->text);
+    if (finding->segment != 0) {
+        printf("%ssegment %" PRIu64, between, finding->segment);
+        between = ", ";
+    }
+    if (finding->file[0] != '\0') {
+        printf("%sfile %s, offset %" PRIu64, between, show(&shown, finding->file), finding->offset);
+        between = ", ";
+    }
+    if (finding->topic[0] != '\0') {
+        printf("%stopic '%s'", between, show(&shown, finding->topic));
+        between = ", ";
+    }
+    if (finding->sequence != 0) {
+        printf("%sbatch at entry %" PRIu64, between, finding->sequence);
+        between = ", ";
+    }
+    if (finding->batch != 0) {
+        printf("%sbatch number %" PRIu64, between, finding->batch);
+        between = ", ";
+    }
+    printf("%s %s\n", between[0] == ',' ? ":" : "", finding->text);
 }
 
 static bool set_number(json_t *object, const char *key, uint64_t value)

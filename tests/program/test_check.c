@@ -43,7 +43,7 @@ static void fill_store(bool clean_stop)
         line[snprintf(line, LINE_BYTES, "needle %zu ", i)] = ' ';
         line[LINE_BYTES - 1] = '\n';
     }
-    broker_start(&place, "--segment", "4259840");
+    broker_start(&place, "--segment", "4325376");
     walrus_with(&place, &child, input, (size_t)LINES * LINE_BYTES,
                 list_of("append", "sea", "--batch", "100"));
     expect_end(&place, &child, 0, NULL);
@@ -159,14 +159,29 @@ static void expect_damage(const char *first, const char *second)
     child_free(&child);
 }
 
-static void expect_refused_start(void)
+/* A start on the damaged store is refused with the place, or readers of the damaged part get an error behind
+ * entries that are all right: never wrong data, never a hole (G27). */
+static void expect_no_wrong_data(void)
 {
-    struct child child;
-    broker_try(&place, &child, list_of("--segment", "4259840"));
-    expect(child.code == 1, &place, &child, "a start on a damaged store ends with %d", child.code);
-    expect(strstr(child.errors.data, "segment") != NULL && strstr(child.errors.data, "offset") != NULL,
-           &place, &child, "it does not say where");
-    child_free(&child);
+    struct child broker, reader;
+    struct start start = {.arguments = list_of(program_path("WALRUS_TEST_WALRUSD"), "--data-dir", place.store,
+                                               "--socket", place.socket, "--segment", "4325376")};
+    child_start(&broker, &start);
+    if (child_await(&broker, &broker.output, "walrusd: ready on ")) {
+        walrus(&place, &reader, "", "read", "sea");
+        expect_end(&place, &reader, 1, "sea");
+        uint64_t next = 0, number;
+        for (size_t at = 0; at < reader.output.length; at += LINE_BYTES, next++)
+            expect(number_behind(reader.output.data + at, "needle ", &number) && number == next, &place,
+                   &broker, "line %llu is wrong", (unsigned long long)next);
+        expect(next < LINES && reader.output.length % LINE_BYTES == 0, &place, &broker,
+               "it read over the damage");
+        child_free(&reader);
+    } else {
+        child_finish(&broker, LIMIT_MS);
+        expect_end(&place, &broker, 1, "segment");
+    }
+    child_free(&broker);
 }
 
 /* -------------------------------------------------------------------------------- sound ones */
@@ -239,27 +254,10 @@ Test(check, g13_a_flipped_bit_in_an_entry_is_found_with_its_place)
 
 Test(check, g27_a_flipped_bit_in_an_entry_is_an_error_for_its_reader_and_never_wrong_data)
 {
-    struct child child;
     fill_store(true);
     struct spot spot = find_line(5000);
     flip(&spot, spot.offset + 20, 0x10);
-    struct start start = {.arguments = list_of(program_path("WALRUS_TEST_WALRUSD"), "--data-dir", place.store,
-                                               "--socket", place.socket, "--segment", "4259840")};
-    child_start(&child, &start);
-    if (child_await(&child, &child.output, "walrusd: ready on ")) {
-        struct child reader;
-        walrus(&place, &reader, "", "read", "sea");
-        expect_end(&place, &reader, 1, "sea");
-        for (const char *line = reader.output.data; *line != '\0'; line += LINE_BYTES)
-            expect(strncmp(line, "needle ", 7) == 0 && line[LINE_BYTES - 1] == '\n', &place, NULL,
-                   "wrong data: %.40s", line);
-        expect(reader.output.length <= (size_t)5000 * LINE_BYTES, &place, NULL, "it read over the damage");
-        child_free(&reader);
-    } else {
-        child_finish(&child, LIMIT_MS);
-        expect_end(&place, &child, 1, "segment");
-    }
-    child_free(&child);
+    expect_no_wrong_data();
 }
 
 Test(check, g13_a_flipped_bit_in_a_header_is_found)
@@ -268,6 +266,7 @@ Test(check, g13_a_flipped_bit_in_a_header_is_found)
     struct spot spot = find_line(5000);
     flip(&spot, 8, 0x01);
     expect_damage("damage: ", "");
+    expect_no_wrong_data();
 }
 
 Test(check, g13_a_segment_that_was_cut_short_is_found)
@@ -276,6 +275,7 @@ Test(check, g13_a_segment_that_was_cut_short_is_found)
     struct spot spot = find_line(5000);
     cr_assert(truncate(spot.path, spot.offset & ~(off_t)4095) == 0);
     expect_damage("segment ", "");
+    expect_no_wrong_data();
 }
 
 Test(check, g18_segments_that_changed_places_are_found)
@@ -288,7 +288,7 @@ Test(check, g18_segments_that_changed_places_are_found)
     cr_assert(rename(one.path, aside) == 0 && rename(other.path, one.path) == 0 &&
               rename(aside, other.path) == 0);
     expect_damage("damage: ", "");
-    expect_refused_start();
+    expect_no_wrong_data();
 }
 
 Test(check, g15_a_segment_copied_over_another_is_found)
@@ -301,7 +301,7 @@ Test(check, g15_a_segment_copied_over_another_is_found)
     cr_assert(child_finish(&copy, LIMIT_MS) == 0);
     child_free(&copy);
     expect_damage("damage: ", "");
-    expect_refused_start();
+    expect_no_wrong_data();
 }
 
 Test(check, a_missing_segment_is_found)
@@ -310,7 +310,7 @@ Test(check, a_missing_segment_is_found)
     struct spot spot = find_line(5000);
     cr_assert(unlink(spot.path) == 0);
     expect_damage("damage: ", "");
-    expect_refused_start();
+    expect_no_wrong_data();
 }
 
 /* -------------------------------------------------------------------------------- no stores */
@@ -331,13 +331,11 @@ Test(check, what_is_not_a_store_is_said_to_be_none)
 Test(check, a_store_in_use_is_not_checked)
 {
     struct child child;
-    char pid[32];
     broker_start(&place, NULL);
-    snprintf(pid, sizeof pid, "%d", (int)place.broker.pid);
     struct start start = {.arguments = list_of(program_path("WALRUS_TEST_WALRUS"), "check", place.store)};
     child_start(&child, &start);
     child_finish(&child, LIMIT_MS);
-    expect_end(&place, &child, 1, pid);
+    expect_end(&place, &child, 1, "a broker is using it");
     child_free(&child);
 }
 

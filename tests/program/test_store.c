@@ -305,7 +305,7 @@ Test(store, a_socket_path_that_is_too_long_is_refused)
            "it does not say that the path is too long");
     child_free(&child);
     walrus(&place, &child, "", "read", "t", "--socket", path);
-    expect_end(&place, &child, 1, "long");
+    expect_end(&place, &child, 1, "107");
     child_free(&child);
 }
 
@@ -339,6 +339,33 @@ Test(store, a_data_folder_that_is_a_file_is_refused)
     broker_try(&place, &child, NULL);
     expect_end(&place, &child, 1, place.store);
     child_free(&child);
+}
+
+/* FORMAT.md: bytes 8 to 11 of walrus.store are the version. */
+static void set_format_version(uint32_t version)
+{
+    char path[PATH_MAX + 32];
+    snprintf(path, sizeof path, "%s/walrus.store", place.store);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    cr_assert(fd >= 0 && pwrite(fd, &version, sizeof version, 8) == sizeof version && close(fd) == 0);
+}
+
+Test(store, a_store_of_a_newer_format_is_refused_and_kept)
+{
+    struct child child;
+    broker_start(&place, NULL);
+    expect_append("t", "a\n");
+    cr_assert(broker_stop(&place) == 0);
+    set_format_version(99);
+    broker_try(&place, &child, NULL);
+    expect_end(&place, &child, 1, "version 99");
+    child_free(&child);
+    walrus(&place, &child, "", "check", place.store);
+    expect_end(&place, &child, 1, "version 99");
+    child_free(&child);
+    set_format_version(1);
+    broker_start(&place, NULL);
+    expect_topic("t", "a\n");
 }
 
 static void expect_usage(const char *const *arguments)
