@@ -83,7 +83,7 @@ static void print_progress(struct run *run, bool last)
            run->on_terminal ? "\r" : "  ", (unsigned)(100 * committed / run->total),
            (unsigned long long)committed, (unsigned long long)run->total,
            (unsigned long long)sum(demo, demo->progress->batches), demo->killed, demo->kills,
-           (double)(now - run->started) / 1e9, run->on_terminal && !last ? "\033[K" : "\n");
+           (double)(now - run->started) / 1e9, run->on_terminal ? last ? "\033[K\n" : "\033[K" : "\n");
     fflush(stdout);
 }
 

@@ -97,6 +97,33 @@ Test(backends, a_store_may_be_served_by_one_back_end_after_the_other)
     }
 }
 
+Test(backends, every_durability_serves_and_a_clean_stop_keeps_everything)
+{
+    static const char *const levels[] = {"sync", "interval:20", "none"};
+    static const char *const words[] = {"sync", "interval", "none"};
+    struct child child;
+    for (size_t i = 0; i < array_count(levels); i++) {
+        broker_start(&place, "--durability", levels[i]);
+        expect_append(words[i], "a\nb\n");
+        expect_topic(words[i], "a\nb\n");
+        cr_assert(broker_stop(&place) == 0, "exit code of a stop");
+    }
+    broker_start(&place, NULL);
+    for (size_t i = 0; i < array_count(levels); i++)
+        expect_topic(words[i], "a\nb\n");
+    walrus(&place, &child, "", "topics", "--json");
+    expect_end(&place, &child, 0, NULL);
+    for (size_t i = 0; i < array_count(levels); i++) {
+        char wanted[200];
+        snprintf(wanted, sizeof wanted,
+                 "{\"topic\":\"%s\",\"id\":%zu,\"last_sequence\":2,\"durable_sequence\":2,\"durability\":\"%"
+                 "s\"}\n",
+                 words[i], i + 1, words[i]);
+        expect(strstr(child.output.data, wanted) != NULL, &place, &child, "lacks %s", wanted);
+    }
+    child_free(&child);
+}
+
 /* Starts walrusd where every io_uring call is refused. */
 static void start_without_uring(struct child *child, const char *io)
 {

@@ -243,6 +243,40 @@ Test(live, an_append_waits_for_a_stalled_broker_and_goes_on_with_it)
     child_free(&child);
 }
 
+/* -------------------------------------------------------------------------------- a busy topic */
+
+Test(live, an_append_to_a_topic_with_a_batch_in_progress_exits_3_and_other_topics_go_on)
+{
+    struct child large, other;
+    size_t length = (size_t)64 << 10;
+    char *line = malloc(length);
+    cr_assert(line != NULL);
+    memset(line, 'l', length);
+    line[length - 1] = '\n';
+    broker_start(&place, NULL);
+    /* One batch, larger than the client's arena: on its way in chunks, and not at its end. */
+    walrus_start(&place, &large, "append", "t", "--batch", "2000", "--linger", "20000");
+    for (int i = 0; i < 100; i++)
+        cr_assert(child_write(&large, line, length));
+    int64_t limit = clock_ms() + LIMIT_MS;
+    int code;
+    do { /* until its first chunk is admitted, others are */
+        walrus(&place, &other, "small\n", "append", "t");
+        code = other.code;
+        if (code != 3)
+            child_free(&other);
+    } while (code == 0 && clock_ms() < limit);
+    cr_assert(code == 3, "exit code %d", code);
+    expect_end(&place, &other, 3, "0 lines are committed\n");
+    child_free(&other);
+    expect_append("u", "goes on\n");
+    child_finish(&large, LIMIT_MS);
+    expect_end(&place, &large, 0, NULL);
+    expect_append("t", "again\n");
+    child_free(&large);
+    free(line);
+}
+
 /* -------------------------------------------------------------------------------- stat */
 
 static json_t *stat_json(void)
