@@ -61,7 +61,7 @@ static struct shadow *pop(struct shadows *list)
     return shadow;
 }
 
-/* ------------------------------------------------------------------------------------------------ ops */
+/* ---------------------------------------------------------------------------------------------------- ops */
 
 static void done_or_held(struct shadow *shadow)
 {
@@ -157,8 +157,7 @@ static int faulty_wait(struct io *io, int64_t timeout_ns)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ the rest
- * passes */
+/* ---------------------------------------------------------------------------------------- the rest passes */
 
 static int64_t faulty_now(struct io *io)
 {
@@ -269,8 +268,7 @@ int io_fault_create(struct io *inner, struct io **out)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ the test's
- * side */
+/* ---------------------------------------------------------------------------------------- the test's side */
 
 void io_fault_set(struct io *io, enum io_kind kind, const struct fault *fault)
 {

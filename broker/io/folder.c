@@ -45,8 +45,7 @@ struct claim {
     struct claim *next;
 };
 
-/* ------------------------------------------------------------------------------------------------ facts
- * about the disk */
+/* ----------------------------------------------------------------------------------- facts about the disk */
 
 /* One number from the device's queue folder in sysfs, 0 if there is none (tmpfs, network, overlay). */
 static uint32_t device_fact(dev_t device, const char *fact)
@@ -150,8 +149,7 @@ int folder_open(struct folder *folder, const char *path, bool allow_direct, stru
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ open files
- * */
+/* --------------------------------------------------------------------------------------------- open files */
 
 static bool is_claimed(const struct folder *folder, const struct stat *facts)
 {
@@ -297,7 +295,7 @@ int64_t folder_perform(struct folder *folder, struct io_op *op)
     return failed == 0 ? 0 : -errno;
 }
 
-/* ------------------------------------------------------------------------------------------------ data */
+/* --------------------------------------------------------------------------------------------------- data */
 
 /* Write and flush in one. Where the file system does not know the flag (or a filter refuses the call): one
  * after the other, which is the same promise. */
@@ -349,8 +347,7 @@ uint64_t file_size(const struct io_file *file)
     return fstat(file->fd, &facts) == 0 && facts.st_size > 0 ? (uint64_t)facts.st_size : 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ the folder
- * as a whole */
+/* ---------------------------------------------------------------------------------- the folder as a whole */
 
 int folder_list(struct folder *folder, struct io_entry **entries, size_t *count)
 {

@@ -160,8 +160,7 @@ static inline void io_complete(struct io *io, struct io_op *op, int64_t result)
  * Returns op->result. Ignores op->done. */
 int64_t io_run(struct io *io, struct io_op *op) must_check;
 
-/* ------------------------------------------------------------------------------------------------ the real
- * ones */
+/* ------------------------------------------------------------------------------------------ the real ones */
 
 struct io_real_options {
     const char *folder;
@@ -179,14 +178,13 @@ int io_real_create(const struct io_real_options *options, struct io **out, char 
 /* Signals a client's eventfd without ever blocking on it, whatever the peer did to the eventfd (filled it,
  * cleared O_NONBLOCK). Zeroed but for `fd` before the first use; one struct for each descriptor. `parked` is
  * true while an earlier signal is still on its way: sending then costs nothing, and the eventfd becomes
- * readable once more after this call in any case. Signals leave with the next io_kick or io_wait. The owner
+ * readable once more after this call in any case. Signals leave at once, or with a later io_wait. The owner
  * keeps struct and descriptor until `parked` is false. */
 struct io_signal {
     int fd;
     bool parked;
-    uint8_t state; /* the back end's, as all that follows */
-    uint64_t one;
-    void *backend;
+    uint8_t state; /* the back end's */
+    void *backend; /* the back end's */
 };
 void io_signal_send(struct io *io, struct io_signal *signal);
 /* Begins to take back a parked signal (the connection is gone); `parked` becomes false within later io_wait

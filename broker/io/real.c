@@ -11,9 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_TRANSFER (1u << 30)
+#define MAX_TRANSFER    (1u << 30)
+#define SIGNAL_RETRY_NS 1000000
 
-/* ------------------------------------------------------------------------------------------------ ops */
+/* ---------------------------------------------------------------------------------------------------- ops */
 
 static void check_transfer(const struct io_op *op)
 {
@@ -110,8 +111,13 @@ int real_reap_file_work(struct real *real)
     return count;
 }
 
-/* ------------------------------------------------------------------------------------------------ the common
- * functions */
+int64_t real_limit_sleep(const struct real *real, int64_t ns)
+{
+    bool retry = real->signaller.unsent.first != NULL;
+    return retry && (ns < 0 || ns > SIGNAL_RETRY_NS) ? SIGNAL_RETRY_NS : ns;
+}
+
+/* ----------------------------------------------------------------------------------- the common functions */
 
 static int64_t clock_ns(clockid_t clock)
 {
@@ -190,8 +196,7 @@ uint64_t real_space_free(struct io *io)
     return folder_space_free(&real_of(io)->folder);
 }
 
-/* ------------------------------------------------------------------------------------------------ making one
- * */
+/* --------------------------------------------------------------------------------------------- making one */
 
 static size_t size_of(int backend)
 {
@@ -208,6 +213,7 @@ static int start(struct real *real, int backend, struct error *err)
 void real_release(struct real *real)
 {
     worker_stop(&real->files);
+    signaller_stop(&real->signaller);
     close(real->event_fd);
     folder_close(&real->folder);
 }
@@ -229,10 +235,15 @@ static int create_backend(const struct io_real_options *options, int backend, st
         result = error_set(err, -errno, "cannot make an eventfd: %s", strerror(errno));
         goto close_folder;
     }
+    result = signaller_start(&real->signaller, real->event_fd);
+    if (result != 0) {
+        error_set(err, result, "cannot set up signals to clients: %s", strerror(-result));
+        goto close_event;
+    }
     result = worker_start(&real->files, "walrus-files", real->event_fd, run_file_work, real);
     if (result != 0) {
         error_set(err, result, "cannot start the thread for file work: %s", strerror(-result));
-        goto close_event;
+        goto stop_signaller;
     }
     real->io.folder = real->folder.path;
     real->io.logical_block = real->folder.logical_block;
@@ -246,6 +257,8 @@ static int create_backend(const struct io_real_options *options, int backend, st
 
 stop_worker:
     worker_stop(&real->files);
+stop_signaller:
+    signaller_stop(&real->signaller);
 close_event:
     close(real->event_fd);
 close_folder:

@@ -4,14 +4,16 @@
 #define WALRUS_REAL_H
 
 #include "folder.h"
+#include "signaller.h"
 #include "worker.h"
 
 struct real {
     struct io io; /* first: a struct io of ours is a struct real */
     struct folder folder;
     struct worker files; /* the helper thread */
-    int event_fd;        /* readable when a thread of ours finished something */
-    int watch_fd;        /* the caller's, or -1 */
+    struct signaller signaller;
+    int event_fd; /* readable when a thread of ours finished something */
+    int watch_fd; /* the caller's, or -1 */
 };
 
 static inline struct real *real_of(struct io *io)
@@ -26,6 +28,9 @@ bool real_admit(const struct real *real, struct io_op *op);
 void real_finish(struct real *real, struct io_op *op, int64_t result);
 /* Finishes what the helper thread has done; the number of ops. The eventfd has been emptied before. */
 int real_reap_file_work(struct real *real);
+/* How long a back end may sleep that wants to sleep `ns` (negative: for ever): shortly, while a signal waits
+ * to be tried again. */
+int64_t real_limit_sleep(const struct real *real, int64_t ns);
 /* Hands one op to the helper thread. */
 void real_submit_file_work(struct real *real, struct io_op *op);
 /* Ends the helper thread, closes every file, frees what real_create made, but not `real` itself. */

@@ -1,19 +1,22 @@
-/* signal.c: signalling a client that may be hostile, for the back ends without io_uring.
+/* signal.c: signalling a client that may be hostile.
  *
  * The eventfd is shared with the peer, who may have filled it and cleared O_NONBLOCK: then write(2) sleeps
- * until the peer likes.
+ * until the peer likes. io_uring is no way out: for a descriptor that looks non-blocking it does the write
+ * inside io_uring_enter, and the peer can clear the flag after that look (the test with the peer that "fills
+ * its eventfd at the last moment" put this thread to sleep for good).
  *
  * Happy path: Linux AIO adds 1 to an eventfd (IOCB_FLAG_RESFD) when a request completes. The request here is
  * a poll of a descriptor that is always readable, so it completes inside io_submit: one system call, about
- * half a microsecond. That addition never sleeps: a full counter stays full, and a full eventfd is readable,
- * which is all that a signal says. So nothing is ever parked.
+ * half a microsecond (450 ns measured; a plain write 130, io_uring 270). That addition never sleeps: a full
+ * counter stays full, and a full eventfd is readable, which is all that a signal says. So nothing is ever
+ * parked.
  *
  * Failure modes: no AIO here (not built in, filtered, all contexts taken): the thread of signal_thread.c
  * sends. The kernel takes neither at the moment: the signal stays on a list, counts as parked, and is tried
  * again at each reap.
  *
  * Invariant: a signal is on at most one list, and IDLE exactly when it is not parked. */
-#include "threaded.h"
+#include "real.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -23,7 +26,7 @@
 #define AIO_EVENTS  64
 #define AIO_REAP_AT 32u
 
-/* ------------------------------------------------------------------------------------------------ lists */
+/* -------------------------------------------------------------------------------------------------- lists */
 
 void signal_list_push(struct signal_list *list, struct io_signal *signal)
 {
@@ -53,8 +56,7 @@ void signal_list_remove(struct signal_list *list, struct io_signal *signal)
     *list = rest;
 }
 
-/* ------------------------------------------------------------------------------------------------ Linux AIO
- * */
+/* ---------------------------------------------------------------------------------------------- Linux AIO */
 
 static void aio_reap(struct signaller *signaller)
 {
@@ -111,7 +113,7 @@ static int aio_start(struct signaller *signaller)
     return result;
 }
 
-/* ------------------------------------------------------------------------------------------------ both */
+/* --------------------------------------------------------------------------------------------------- both */
 
 int signaller_start(struct signaller *signaller, int event_fd)
 {
@@ -150,7 +152,7 @@ static void hand_over(struct signaller *signaller, struct io_signal *signal)
 
 void signaller_send(struct io *io, struct io_signal *signal)
 {
-    struct signaller *signaller = &threaded_of(real_of(io))->signaller;
+    struct signaller *signaller = &real_of(io)->signaller;
     check_bug(signal->fd >= 0 && signal->state != SIGNAL_CANCELLED);
     if (signal->state == SIGNAL_SENT)
         signal->state = SIGNAL_SENT_AGAIN;
@@ -160,7 +162,7 @@ void signaller_send(struct io *io, struct io_signal *signal)
 
 void signaller_cancel(struct io *io, struct io_signal *signal)
 {
-    struct signaller *signaller = &threaded_of(real_of(io))->signaller;
+    struct signaller *signaller = &real_of(io)->signaller;
     if (signal->state == SIGNAL_QUEUED) {
         signal_list_remove(&signaller->unsent, signal);
         signal->state = SIGNAL_IDLE;

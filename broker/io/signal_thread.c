@@ -1,5 +1,4 @@
-/* signal_thread.c: the last resort for signals, where neither io_uring nor Linux AIO is to be had: a thread
- * that writes.
+/* signal_thread.c: the last resort for signals, where Linux AIO is not to be had: a thread that writes.
  *
  * Happy path
  *   1. The core adds the client's eventfd to the thread's epoll set, for room, once (EPOLLONESHOT).
@@ -124,8 +123,7 @@ static void *sender_run(void *context)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------ the core's
- * side */
+/* ---------------------------------------------------------------------------------------- the core's side */
 
 int signal_thread_start(struct signal_thread *sender, int event_fd)
 {

@@ -1,5 +1,4 @@
-/* signaller.h: signals to clients' eventfds without io_uring. The uring back end has its own way. For
- * broker/io only. */
+/* signaller.h: signals to clients' eventfds, the same on every back end. For broker/io only. */
 #ifndef WALRUS_SIGNALLER_H
 #define WALRUS_SIGNALLER_H
 

@@ -10,8 +10,6 @@
 #include <poll.h>
 #include <unistd.h>
 
-#define SIGNAL_RETRY_NS 1000000
-
 static int64_t run_data(void *context, struct io_op *op)
 {
     struct threaded *threaded = context;
@@ -47,16 +45,6 @@ static int reap(struct threaded *threaded)
     return count;
 }
 
-/* Sleeps until one of them is readable, at most `ns` (negative: no limit), and only shortly while a signal
- * waits to be tried again. */
-static int poll_for(const struct threaded *threaded, struct pollfd *polled, nfds_t count, int64_t ns)
-{
-    if (threaded->signaller.unsent.first != NULL && (ns < 0 || ns > SIGNAL_RETRY_NS))
-        ns = SIGNAL_RETRY_NS;
-    struct timespec limit = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
-    return ppoll(polled, count, ns < 0 ? NULL : &limit, NULL);
-}
-
 static int threaded_wait(struct io *io, int64_t timeout_ns)
 {
     struct real *real = real_of(io);
@@ -70,7 +58,9 @@ static int threaded_wait(struct io *io, int64_t timeout_ns)
         int64_t left = timeout_ns > 0 ? deadline - real_now(io) : timeout_ns;
         if (timeout_ns > 0 && left < 0)
             left = 0;
-        int ready = poll_for(threaded, polled, 2, left);
+        int64_t sleep = real_limit_sleep(real, left);
+        struct timespec limit = {.tv_sec = sleep / 1000000000, .tv_nsec = sleep % 1000000000};
+        int ready = ppoll(polled, 2, sleep < 0 ? NULL : &limit, NULL);
         if (ready < 0) {
             check_bug(errno == EINTR || errno == ENOMEM);
             return 0; /* a signal: the caller may want to look at what it was */
@@ -81,7 +71,7 @@ static int threaded_wait(struct io *io, int64_t timeout_ns)
             event_clear(real->event_fd);
             count = reap(threaded);
         }
-        signaller_reap(&threaded->signaller);
+        signaller_reap(&real->signaller);
         if (count > 0 || io->watch_ready || left == 0)
             return count;
     }
@@ -92,7 +82,6 @@ static void threaded_destroy(struct io *io)
     struct threaded *threaded = threaded_of(real_of(io));
     check_bug(io->inflight == 0);
     worker_stop(&threaded->data);
-    signaller_stop(&threaded->signaller);
     real_release(&threaded->real);
     if (threaded->end != NULL)
         threaded->end();
@@ -128,14 +117,9 @@ int threaded_start(struct real *real, int64_t (*perform)(struct threaded *thread
 {
     struct threaded *threaded = threaded_of(real);
     threaded->perform = perform;
-    int result = signaller_start(&threaded->signaller, real->event_fd);
+    int result = worker_start(&threaded->data, "walrus-data", real->event_fd, run_data, threaded);
     if (result != 0)
-        return error_set(err, result, "cannot set up signals to clients: %s", strerror(-result));
-    result = worker_start(&threaded->data, "walrus-data", real->event_fd, run_data, threaded);
-    if (result != 0) {
-        signaller_stop(&threaded->signaller);
         return error_set(err, result, "cannot start the I/O thread: %s", strerror(-result));
-    }
     real->io.functions = &threaded_functions;
     return 0;
 }

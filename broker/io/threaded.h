@@ -4,12 +4,10 @@
 #define WALRUS_THREADED_H
 
 #include "real.h"
-#include "signaller.h"
 
 struct threaded {
-    struct real real;   /* first */
-    struct worker data; /* the I/O thread */
-    struct signaller signaller;
+    struct real real;         /* first */
+    struct worker data;       /* the I/O thread */
     struct op_queue for_data; /* submitted, not yet handed over: one lock and one wake-up for all of them */
     int64_t (*perform)(struct threaded *threaded, struct io_op *op);
     void (*end)(void); /* what the back end undoes last, or NULL */

@@ -25,13 +25,15 @@
  * passed on whatever it is (G10).
  *
  * Invariants
- *   - The completion queue cannot overflow: ops, signals and what cancels them are bounded, each for itself,
- *     and the bounds add up to less than its length. What is over a bound waits on its list. Signals that
- *     hostile peers keep from completing can so never stop an op.
+ *   - The completion queue cannot overflow: what is in the ring at once is bounded by less than its length.
+ *     What is over the bound waits on its list.
+ *   - Nothing of a client's is ever given to the ring. A write to its eventfd may be done by the kernel
+ *     inside io_uring_enter when O_NONBLOCK is set, and a peer that clears the flag between the kernel's two
+ *     looks at it makes this thread sleep there: seen within seconds of trying. Signals go the way of
+ *     signal.c.
  *   - One thread makes, uses and destroys this: the kernel refuses others (SINGLE_ISSUER), and completions
  *     are only worked off when that thread enters (DEFER_TASKRUN). */
 #include "real.h"
-#include "signaller.h"
 
 #include <fcntl.h>
 #include <liburing.h>
@@ -40,22 +42,19 @@
 #include <unistd.h>
 
 #define SUBMIT_ENTRIES     256u
-#define COMPLETION_ENTRIES 16384u
+#define COMPLETION_ENTRIES 2048u
 #define MAX_OPS            1024u
-#define MAX_SIGNALS        7168u /* each may need a second entry to be taken back */
 #define POLLS              2u
-_Static_assert(MAX_OPS + 2 * MAX_SIGNALS + POLLS < COMPLETION_ENTRIES, "completions must not overflow");
+_Static_assert(MAX_OPS + POLLS < COMPLETION_ENTRIES, "completions must not overflow");
 
 /* What a completion is for: the low bits of its user data, under a pointer or alone. */
-enum tag { TAG_OP = 0, TAG_SIGNAL = 1, TAG_WATCH = 2, TAG_EVENT = 3, TAG_CANCEL = 4, TAG_MASK = 7 };
+enum tag { TAG_OP = 0, TAG_WATCH = 1, TAG_EVENT = 2, TAG_PROBE = 3, TAG_MASK = 7 };
 
 struct uring {
     struct real real; /* first */
     struct io_uring ring;
-    struct op_queue waiting;        /* submitted to us, not yet an entry */
-    struct signal_list unsent;      /* QUEUED */
-    struct signal_list to_cancel;   /* CANCELLED, not yet told to the kernel */
-    uint32_t ops, signals, cancels; /* in the ring */
+    struct op_queue waiting; /* submitted to us, not yet an entry */
+    uint32_t ops;            /* in the ring */
     bool watch_armed, event_armed;
 };
 
@@ -64,8 +63,7 @@ static struct uring *uring_of(struct io *io)
     return (struct uring *)(void *)io;
 }
 
-/* ------------------------------------------------------------------------------------------------ submission
- * */
+/* --------------------------------------------------------------------------------------------- submission */
 
 static uint64_t tagged(const void *pointer, enum tag tag)
 {
@@ -119,23 +117,9 @@ static void prepare_op(struct io_uring_sqe *sqe, const struct io_op *op)
 static void fill(struct uring *uring)
 {
     struct io_uring_sqe *sqe;
-    struct io_signal *signal;
     while (uring->waiting.first != NULL && uring->ops < MAX_OPS && (sqe = entry(uring)) != NULL) {
         prepare_op(sqe, op_queue_pop(&uring->waiting));
         uring->ops++;
-    }
-    while (uring->unsent.first != NULL && uring->signals < MAX_SIGNALS && (sqe = entry(uring)) != NULL) {
-        signal = signal_list_pop(&uring->unsent);
-        signal->state = SIGNAL_SENT;
-        io_uring_prep_write(sqe, signal->fd, &signal->one, sizeof signal->one, 0);
-        io_uring_sqe_set_data64(sqe, tagged(signal, TAG_SIGNAL));
-        uring->signals++;
-    }
-    while (uring->to_cancel.first != NULL && uring->cancels < MAX_SIGNALS && (sqe = entry(uring)) != NULL) {
-        signal = signal_list_pop(&uring->to_cancel);
-        io_uring_prep_cancel64(sqe, tagged(signal, TAG_SIGNAL), 0);
-        io_uring_sqe_set_data64(sqe, TAG_CANCEL);
-        uring->cancels++;
     }
 }
 
@@ -174,8 +158,7 @@ static void uring_kick(struct io *io)
         enter(uring);
 }
 
-/* ------------------------------------------------------------------------------------------------ completion
- * */
+/* --------------------------------------------------------------------------------------------- completion */
 
 static int finish_op(struct uring *uring, struct io_op *op, int32_t result)
 {
@@ -188,29 +171,11 @@ static int finish_op(struct uring *uring, struct io_op *op, int32_t result)
     return 1;
 }
 
-static void finish_signal(struct uring *uring, struct io_signal *signal, int32_t result)
-{
-    uring->signals--;
-    if (signal->state == SIGNAL_CANCELLED) {
-        signal_list_remove(&uring->to_cancel, signal);
-    } else if (signal->state == SIGNAL_SENT_AGAIN || result == -EINTR) {
-        signal->state = SIGNAL_QUEUED;
-        signal_list_push(&uring->unsent, signal);
-        return;
-    }
-    signal->state =
-        SIGNAL_IDLE; /* any error too: a full one is readable, of a dead one nobody is left to be told */
-    signal->parked = false;
-}
-
 static int finish(struct uring *uring, uint64_t user_data, int32_t result)
 {
     switch (user_data & TAG_MASK) {
     case TAG_OP:
         return finish_op(uring, pointer_of(user_data), result);
-    case TAG_SIGNAL:
-        finish_signal(uring, pointer_of(user_data), result);
-        return 0;
     case TAG_WATCH:
         uring->watch_armed = false;
         uring->real.io.watch_ready = true;
@@ -219,9 +184,6 @@ static int finish(struct uring *uring, uint64_t user_data, int32_t result)
         uring->event_armed = false;
         event_clear(uring->real.event_fd);
         return real_reap_file_work(&uring->real);
-    case TAG_CANCEL:
-        uring->cancels--;
-        return 0;
     default:
         bug(__FILE__, __LINE__, "a known completion");
     }
@@ -276,8 +238,9 @@ static int uring_wait(struct io *io, int64_t timeout_ns)
         if (left == 0 || io_uring_cq_ready(&uring->ring) > 0)
             poll_kernel(uring);
         else
-            go_on = sleep_in_kernel(uring, left);
+            go_on = sleep_in_kernel(uring, real_limit_sleep(&uring->real, left));
         int count = reap(uring);
+        signaller_reap(&uring->real.signaller);
         if (count > 0 || io->watch_ready || left == 0 || !go_on)
             return count;
         if (timeout_ns > 0) {
@@ -288,37 +251,7 @@ static int uring_wait(struct io *io, int64_t timeout_ns)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ signals */
-
-static void uring_signal_send(struct io *io, struct io_signal *signal)
-{
-    struct uring *uring = uring_of(io);
-    check_bug(signal->fd >= 0 && signal->state != SIGNAL_CANCELLED);
-    if (signal->state == SIGNAL_SENT) {
-        signal->state = SIGNAL_SENT_AGAIN; /* the one on its way may have been taken by the peer already */
-    } else if (signal->state == SIGNAL_IDLE) {
-        signal->one = 1;
-        signal->parked = true;
-        signal->state = SIGNAL_QUEUED;
-        signal_list_push(&uring->unsent, signal);
-    }
-}
-
-static void uring_signal_cancel(struct io *io, struct io_signal *signal)
-{
-    struct uring *uring = uring_of(io);
-    if (signal->state == SIGNAL_QUEUED) {
-        signal_list_remove(&uring->unsent, signal);
-        signal->state = SIGNAL_IDLE;
-        signal->parked = false;
-    } else if (signal->state == SIGNAL_SENT || signal->state == SIGNAL_SENT_AGAIN) {
-        signal->state = SIGNAL_CANCELLED;
-        signal_list_push(&uring->to_cancel, signal);
-    }
-}
-
-/* ------------------------------------------------------------------------------------------------ start and
- * stop */
+/* ----------------------------------------------------------------------------------------- start and stop */
 
 static void uring_destroy(struct io *io)
 {
@@ -344,8 +277,8 @@ static const struct io_functions uring_functions = {
     .sleep = real_sleep,
     .space_free = real_space_free,
     .destroy = uring_destroy,
-    .signal_send = uring_signal_send,
-    .signal_cancel = uring_signal_cancel,
+    .signal_send = signaller_send,
+    .signal_cancel = signaller_cancel,
 };
 
 size_t uring_size(void)
@@ -399,7 +332,7 @@ static int set_up_ring(struct io_uring *ring)
     return result;
 }
 
-/* Writes to an eventfd of our own through the ring, as signals do, and as the log does to its files. */
+/* Writes to an eventfd of our own through the ring: no disk has a say in whether that works. */
 static int probe_write(struct io_uring *ring)
 {
     uint64_t one = 1, count = 0;
@@ -408,7 +341,7 @@ static int probe_write(struct io_uring *ring)
         return -errno;
     struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
     io_uring_prep_write(sqe, fd, &one, sizeof one, 0);
-    io_uring_sqe_set_data64(sqe, TAG_CANCEL);
+    io_uring_sqe_set_data64(sqe, TAG_PROBE);
     struct __kernel_timespec limit = {.tv_sec = 5};
     struct io_uring_cqe *cqe = NULL;
     int result = io_uring_submit_and_wait_timeout(ring, &cqe, 1, &limit, NULL);

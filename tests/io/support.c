@@ -68,7 +68,7 @@ void folder_remove_small(char *folder)
     folder_remove(folder);
 }
 
-/* ------------------------------------------------------------------------------------------------ io */
+/* ----------------------------------------------------------------------------------------------------- io */
 
 struct io *io_make(const char *folder, int backend, int watch_fd)
 {
@@ -116,7 +116,7 @@ void end(struct fixture *fixture)
     free(fixture->buffer);
 }
 
-/* ------------------------------------------------------------------------------------------------ ops */
+/* ---------------------------------------------------------------------------------------------------- ops */
 
 int64_t do_create(struct io *io, const char *name, uint32_t flags, struct io_file **file)
 {
@@ -215,8 +215,7 @@ uint64_t size_of_file(struct io *io, struct io_file *file)
     return io->functions->file_size(io, file);
 }
 
-/* ------------------------------------------------------------------------------------------------ processes
- * */
+/* ---------------------------------------------------------------------------------------------- processes */
 
 int in_child(int (*body)(void *context), void *context)
 {

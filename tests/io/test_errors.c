@@ -9,8 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* ------------------------------------------------------------------------------------------------ full disk,
- * size limit */
+/* ---------------------------------------------------------------------------------- full disk, size limit */
 
 each_backend(errors, g9_a_full_disk_is_an_error_and_heals)
 {
@@ -135,8 +134,7 @@ Test(errors, no_descriptors_left_is_said_and_is_no_reason_to_fall_back, .timeout
     folder_remove(folder);
 }
 
-/* ------------------------------------------------------------------------------------------------ refused
- * system calls */
+/* ----------------------------------------------------------------------------------- refused system calls */
 
 static void expect_fallback(const char *words)
 {
@@ -285,8 +283,7 @@ Test(refused, a_file_system_without_direct_io_is_used_through_the_page_cache, .t
     folder_remove(folder);
 }
 
-/* ------------------------------------------------------------------------------------------------ mmap and
- * SIGBUS */
+/* ---------------------------------------------------------------------------------------- mmap and SIGBUS */
 
 Test(mmap, g10_a_bus_error_is_an_error_and_final, .timeout = 60)
 {

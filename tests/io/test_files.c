@@ -200,8 +200,7 @@ each_backend(files, list_shows_every_entry_with_size_and_kind)
     end(&f);
 }
 
-/* ------------------------------------------------------------------------------------------------ many ops
- * at once */
+/* --------------------------------------------------------------------------------------- many ops at once */
 
 struct many {
     struct io_op op;
@@ -303,8 +302,7 @@ each_backend(files, background_work_is_done_in_the_helper_thread)
     end(&f);
 }
 
-/* ------------------------------------------------------------------------------------------------ facts,
- * start and stop */
+/* ---------------------------------------------------------------------------------- facts, start and stop */
 
 each_backend(files, knows_its_alignment)
 {
@@ -368,8 +366,7 @@ each_backend(files, a_missing_folder_is_named)
     cr_assert_eq(open_files(), before);
 }
 
-/* ------------------------------------------------------------------------------------------------ our own
- * mistakes */
+/* --------------------------------------------------------------------------------------- our own mistakes */
 
 /* Each runs in a child, which must end by abort. */
 #define own_mistake(name)                                                                                    \

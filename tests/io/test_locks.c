@@ -59,7 +59,7 @@ each_backend(locks, a_new_file_is_locked_and_close_gives_the_lock_up)
     end(&f);
 }
 
-/* ------------------------------------------------------------------------------------------------ G11 */
+/* ---------------------------------------------------------------------------------------------------- G11 */
 
 #define SPAN   (32u << 20)
 #define PIECE  (1u << 20)
@@ -147,8 +147,7 @@ each_backend(locks, g11_a_killed_process_keeps_its_lock_until_its_writes_have_la
     end(&f);
 }
 
-/* ------------------------------------------------------------------------------------------------ the claim
- * */
+/* ---------------------------------------------------------------------------------------------- the claim */
 
 each_backend(locks, g11_a_claim_names_its_living_holder_and_is_free_after_its_death)
 {

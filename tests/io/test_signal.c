@@ -1,31 +1,33 @@
-/* Signals to clients: never blocking, never lost, whatever the client does to its eventfd. Four ways:
- * io_uring, Linux AIO from both threaded back ends, and the thread. */
+/* Signals to clients: never blocking, never lost, whatever the client does to its eventfd. By Linux AIO, and
+ * by the thread where that is refused. */
 #include "support.h"
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum way { BY_URING, BY_AIO, BY_AIO_OF_MMAP, BY_THREAD };
+enum way { BY_AIO = 0, BY_THREAD = 8 }; /* and the back end */
 
 #define each_way(name)                                                                                       \
     ParameterizedTestParameters(signals, name)                                                               \
     {                                                                                                        \
-        static int ways[] = {BY_URING, BY_AIO, BY_AIO_OF_MMAP, BY_THREAD};                                   \
+        static int ways[] = {BY_AIO | IO_BACKEND_URING, BY_AIO | IO_BACKEND_PWRITE,                          \
+                             BY_AIO | IO_BACKEND_MMAP, BY_THREAD | IO_BACKEND_URING,                         \
+                             BY_THREAD | IO_BACKEND_PWRITE};                                                 \
         return cr_make_param_array(int, ways, array_count(ways));                                            \
     }                                                                                                        \
     ParameterizedTest(int *way, signals, name, .timeout = 60)
 
 static struct fixture begin_way(int way)
 {
-    if (way == BY_THREAD)
+    if ((way & BY_THREAD) != 0)
         refuse_call(SYS_io_setup, ENOSYS);
-    return begin(way == BY_URING         ? IO_BACKEND_URING
-                 : way == BY_AIO_OF_MMAP ? IO_BACKEND_MMAP
-                                         : IO_BACKEND_PWRITE);
+    return begin(way & ~BY_THREAD);
 }
 
 static void fill(int fd)
@@ -226,12 +228,62 @@ each_way(to_an_honest_peer_pass_many_hostile_ones)
     end(&f);
 }
 
-/* ------------------------------------------------------------------------------------------------ when the
- * kernel will not */
+/* A peer that makes room and takes it away again at once, some times a round, and then leaves it full:
+ * whoever wrote without a way out sleeps in the write. */
+struct flapper {
+    int fd;
+    unsigned round; /* by __atomic builtins; raised by the test, 0 ends it */
+};
 
-Test(signals, that_the_kernel_does_not_take_are_tried_again_and_can_be_taken_back, .timeout = 60)
+static void *flap(void *context)
 {
-    struct fixture f = begin(IO_BACKEND_PWRITE);
+    struct flapper *flapper = context;
+    uint64_t count, most = UINT64_MAX - 1;
+    unsigned seen = 1, round;
+    while ((round = __atomic_load_n(&flapper->round, __ATOMIC_RELAXED)) != 0) {
+        for (int i = 0; round != seen && i < 20; i++) {
+            fcntl(flapper->fd, F_SETFL, O_NONBLOCK);
+            ssize_t taken = read(flapper->fd, &count, sizeof count);
+            ssize_t filled = write(flapper->fd, &most, sizeof most);
+            (void)taken;
+            (void)filled;
+            fcntl(flapper->fd, F_SETFL, 0);
+        }
+        seen = round;
+        sched_yield();
+    }
+    return NULL;
+}
+
+each_way(to_an_honest_peer_pass_one_that_fills_its_eventfd_at_the_last_moment)
+{
+    struct fixture f = begin_way(*way);
+    struct flapper flapper = {.fd = eventfd(0, EFD_CLOEXEC), .round = 1};
+    struct io_signal hostile = {.fd = flapper.fd}, honest = {.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, flap, &flapper), 0);
+    for (unsigned round = 2; round < 3000; round++) {
+        __atomic_store_n(&flapper.round, round, __ATOMIC_RELAXED);
+        io_signal_send(f.io, &hostile);
+        io_signal_send(f.io, &honest);
+        cr_assert(arrives(f.io, honest.fd), "round %u", round);
+        take(honest.fd);
+    }
+    io_signal_cancel(f.io, &hostile);
+    cr_assert(unparks(f.io, &hostile));
+    __atomic_store_n(&flapper.round, 0, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    close(flapper.fd);
+    cr_assert(unparks(f.io, &honest));
+    close(honest.fd);
+    end(&f);
+}
+
+/* ------------------------------------------------------------------------------ when the kernel will not */
+
+each_backend(signals, that_the_kernel_does_not_take_are_tried_again_and_can_be_taken_back)
+{
+    struct fixture f = begin(*backend);
     struct io_signal signal = {.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)},
                      other = {.fd = eventfd(0, EFD_CLOEXEC)};
     refuse_call(SYS_io_submit, EAGAIN);
