@@ -72,7 +72,8 @@ static void fill_welcome(const struct server *server, struct welcome *welcome)
     };
 }
 
-static void send_refusal(struct server *server, int fd, const struct error *why)
+/* Says why, and closes. */
+static void refuse(struct server *server, int fd, const struct error *why)
 {
     struct welcome welcome;
     fill_welcome(server, &welcome);
@@ -81,6 +82,12 @@ static void send_refusal(struct server *server, int fd, const struct error *why)
     /* A peer that does not listen is closed all the same. */
     ssize_t ignored = send(fd, &welcome, sizeof welcome, MSG_DONTWAIT | MSG_NOSIGNAL);
     (void)ignored;
+    /* Closing over an unread hello would give the peer ECONNRESET instead of the words. */
+    char hello[1];
+    shutdown(fd, SHUT_RD);
+    for (int i = 0; i < 8 && recv(fd, hello, sizeof hello, MSG_DONTWAIT) > 0; i++)
+        continue;
+    close(fd);
     server->values.session_refused++;
     server->values.session_refused_quota += why->code == -EDQUOT;
     server->stat_dirty = true;
@@ -139,22 +146,22 @@ free_handshake:
     return rc;
 }
 
-/* Accepts with the spare descriptor, only to say no. False: not even that can be done now. */
-static bool shed(struct server *server)
+/* Accepts with the spare descriptor, only to say no. 0; -EAGAIN nobody is there; else not even that can be done now. */
+static int shed(struct server *server)
 {
     server->values.session_out_of_descriptors++;
     if (server->spare_fd < 0)
-        return false;
+        return -EMFILE;
     close(server->spare_fd);
     int fd = accept4(server->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int rc = fd >= 0 ? 0 : -errno;
     if (fd >= 0) {
         struct error err;
         error_set(&err, -EDQUOT, "the broker has no file descriptor left: raise its RLIMIT_NOFILE");
-        send_refusal(server, fd, &err);
-        close(fd);
+        refuse(server, fd, &err);
     }
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    return fd >= 0 && server->spare_fd >= 0;
+    return rc;
 }
 
 static void pause_listener(struct server *server)
@@ -173,18 +180,17 @@ void handshake_listen(struct watch *watch, uint32_t events)
         int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
             struct error err = {0};
-            if (begin_handshake(server, fd, &err) != 0) {
-                send_refusal(server, fd, &err);
-                close(fd);
-            }
+            if (begin_handshake(server, fd, &err) != 0)
+                refuse(server, fd, &err);
             continue;
         }
-        if (errno == EAGAIN)
+        int rc = -errno;
+        if (rc == -EMFILE || rc == -ENFILE)
+            rc = shed(server);
+        if (rc == 0 || rc == -EINTR || rc == -ECONNABORTED)
+            continue;
+        if (rc == -EAGAIN)
             return;
-        if (errno == EINTR || errno == ECONNABORTED)
-            continue;
-        if ((errno == EMFILE || errno == ENFILE) && shed(server))
-            continue;
         pause_listener(server); /* out of memory, or of everything: later */
         return;
     }
@@ -305,8 +311,7 @@ static void welcome_or_refuse(struct handshake *handshake, const struct hello *h
         err.code = -EDQUOT;
     }
     if (rc != 0) {
-        send_refusal(server, handshake->socket.fd, &err);
-        close(handshake->socket.fd);
+        refuse(server, handshake->socket.fd, &err);
         account_release(server, handshake->account, 0);
         return;
     }

@@ -142,6 +142,8 @@ static void turn_stats(struct server *server)
 int server_turn(struct server *server)
 {
     uint64_t drained = server->values.session_descriptors_drained;
+    if (log_failed(server->log) != NULL)
+        return -EIO;
     wait_for_work(server);
     if (log_failed(server->log) != NULL)
         return -EIO;

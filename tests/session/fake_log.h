@@ -1,0 +1,56 @@
+/* fake_log.h: a log in memory behind log.h, for the tests of sessions. It admits, answers at the next turn and remembers; knobs
+ * make it refuse, hold back and fail. */
+#ifndef WALRUS_FAKE_LOG_H
+#define WALRUS_FAKE_LOG_H
+
+#include "../../broker/log/log.h"
+
+struct fake_entry {
+    uint32_t length;
+    uint8_t type;
+    uint8_t *bytes;
+};
+
+struct topic {
+    struct topic *next;
+    char name[MAX_TOPIC_NAME + 1];
+    size_t name_length;
+    uint32_t id;
+    uint8_t level;
+    int refs;
+    const void *owner; /* of the batches in progress */
+    uint32_t batches;
+    struct fake_entry *entries;
+    size_t count;
+    struct topic_waiter *waiters;
+};
+
+struct log {
+    struct io *io;
+    struct topic *topics;
+    uint32_t next_id;
+    struct write *first, **last;
+    struct log_read *reads;
+    struct log_stats stats;
+    struct error failure;
+    int64_t deadline;  /* what log_turn returns: 0 = the loop never sleeps (tests that step) */
+    bool hold_answers; /* log_turn answers nothing */
+    bool hold_reads;
+    int refuse; /* the next `refuse_count` writes are refused with this */
+    uint8_t refuse_reason;
+    int refuse_count;
+    bool fail_on_turn; /* log_failed from the next turn on */
+    int aborts;        /* log_stream_abort calls */
+    int writes_seen;   /* log_write calls */
+    uint64_t busy_hash;
+};
+
+void fake_log_init(struct log *log, struct io *io);
+void fake_log_clear(struct log *log);
+struct topic *fake_topic(struct log *log, const char *name); /* NULL: not there */
+/* References that sessions hold. */
+int fake_references(const struct log *log);
+/* Puts an entry in without a session. */
+void fake_append(struct log *log, const char *name, const void *data, uint32_t length);
+
+#endif

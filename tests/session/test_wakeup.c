@@ -1,0 +1,209 @@
+#include "harness.h"
+
+#include <poll.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct rig rig;
+static struct client client;
+static uint32_t topic;
+
+static void start(void)
+{
+    rig_start(&rig, NULL, 0);
+    client_connect(&rig, &client);
+    topic = client_topic(&rig, &client, "t");
+}
+
+static bool signalled(void)
+{
+    uint64_t value;
+    return read(client.signal, &value, sizeof value) == (ssize_t)sizeof value;
+}
+
+/* Publishes `count` writes with wake_at at `ahead` beyond what has been reaped; was there a signal after each number of answers? */
+static void expect_signal_at(uint32_t ahead, uint32_t count)
+{
+    while (signalled())
+        continue;
+    uint32_t head = client.cq.mirror.c_head;
+    word_store(&client.words->wake_at, head + ahead);
+    full_fence();
+    for (uint32_t i = 0; i < count; i++) {
+        struct descriptor d = client_text(&client, topic, 64 * i, "x");
+        client_push(&client, &d);
+        while (word_load_acquire(&client.broker->cq_tail) == head + i)
+            rig_turn(&rig, 1);
+        rig_turn(&rig, 20);
+        cr_assert_eq(signalled(), i == ahead, "answer %u of %u, wake at %u", i, count, ahead);
+    }
+    struct completion completion;
+    while (client_pop(&client, &completion))
+        continue;
+}
+
+Test(signal, comes_if_and_only_if_the_tail_passes_the_index)
+{
+    start();
+    for (uint32_t ahead = 0; ahead < 10; ahead++)
+        expect_signal_at(ahead, 10);
+    expect_signal_at(10, 10);         /* not reached */
+    expect_signal_at(UINT32_MAX, 10); /* behind */
+    client_close(&client);
+    rig_turn(&rig, 40);
+    rig_stop(&rig);
+}
+
+Test(signal, is_one_for_many_answers_of_a_turn)
+{
+    start();
+    while (signalled())
+        continue;
+    uint64_t before = server_values(rig.server)->session_signals;
+    word_store(&client.words->wake_at, client.cq.mirror.c_head + 3);
+    rig.log.hold_answers = true;
+    for (uint32_t i = 0; i < 10; i++) {
+        struct descriptor d = client_text(&client, topic, 64 * i, "x");
+        client_push(&client, &d);
+    }
+    rig_turn(&rig, 20);
+    rig.log.hold_answers = false;
+    rig_turn(&rig, 20);
+    cr_assert(signalled());
+    cr_assert_eq(server_values(rig.server)->session_signals, before + 1);
+    client_close(&client);
+    rig_turn(&rig, 40);
+    rig_stop(&rig);
+}
+
+/* ------------------------------------------------------------------------------------------------ both wake-ups, no sleep lost */
+
+#define ROUNDS     100000
+#define LOST_AFTER 10000 /* ms without a wake-up: it will never come */
+
+static void pause_at_random(uint64_t *seed)
+{
+    *seed = *seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+    uint32_t value = (uint32_t)(*seed >> 33);
+    switch (value % 8) {
+    case 0:
+        sched_yield();
+        break;
+    case 1: {
+        struct timespec span = {.tv_nsec = (long)(value % 40000)};
+        nanosleep(&span, NULL);
+        break;
+    }
+    default:
+        for (uint32_t i = 0; i < value % 400; i++)
+            ck_pr_stall();
+    }
+}
+
+/* As the library does it: arm, fence, look again, sleep on the eventfd. The rule of a lost wake-up: nothing for ten seconds. */
+static bool wait_for_answer(struct completion *completion)
+{
+    while (ring_pop_completion(&client.cq, completion) != 1) {
+        word_store(&client.words->wake_at, client.cq.mirror.c_head);
+        full_fence();
+        if (ring_pop_completion(&client.cq, completion) == 1)
+            return true;
+        struct pollfd poll_fd = {.fd = client.signal, .events = POLLIN};
+        if (poll(&poll_fd, 1, LOST_AFTER) != 1)
+            return false;
+        uint64_t value;
+        ssize_t ignored = read(client.signal, &value, sizeof value);
+        (void)ignored;
+    }
+    return true;
+}
+
+static char failure[200]; /* no asserts off the test's own thread */
+
+static bool one_round(uint64_t number, uint64_t *seed)
+{
+    struct descriptor nothing = {.op = OP_NONE, .user_data = number};
+    struct completion completion;
+    bool pushed = ring_push_descriptor(&client.sq, &nothing) == 1;
+    full_fence();
+    if (word_load(&client.broker->parked) == PARKED) {
+        uint64_t one = 1;
+        ssize_t ignored = write(client.doorbell, &one, sizeof one);
+        (void)ignored;
+    }
+    if (!pushed || !wait_for_answer(&completion)) {
+        snprintf(failure, sizeof failure,
+                 "round %llu: a wake-up was lost: published %u taken %u posted %u reaped %u parked %u",
+                 (unsigned long long)number, client.sq.mirror.p_tail, word_load(&client.broker->sq_head),
+                 word_load(&client.broker->cq_tail), client.cq.mirror.c_head,
+                 word_load(&client.broker->parked));
+        return false;
+    }
+    if (completion.user_data != number || completion.result != -EINVAL) {
+        snprintf(failure, sizeof failure, "round %llu: a wrong answer", (unsigned long long)number);
+        return false;
+    }
+    pause_at_random(seed);
+    return true;
+}
+
+static void *play(void *argument)
+{
+    (void)argument;
+    uint64_t seed = 42;
+    for (uint64_t i = 0; i < ROUNDS && one_round(i, &seed); i++)
+        continue;
+    uint64_t one = 1;
+    ssize_t ignored = write(rig.stop.fd, &one, sizeof one);
+    (void)ignored;
+    return NULL;
+}
+
+/* One descriptor at a time, so that the broker parks around each of them and the client sleeps for each answer: with either fence
+ * of either protocol taken out, the store of one side and the look of the other pass each other and both sleep. The loop runs in
+ * this thread, since an io belongs to the one that made it. */
+static void ping_pong(int64_t spin_ns, int backend)
+{
+    struct server_options options = {.spin_ns = spin_ns};
+    rig_start(&rig, &options, backend);
+    client_connect(&rig, &client);
+    rig_watch_stop(&rig);
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, play, NULL), 0);
+    while (!rig.stop_asked)
+        rig_turn(&rig, 1);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    rig_unwatch_stop(&rig);
+    cr_assert_eq(failure[0], '\0', "%s", failure);
+    cr_assert_gt(server_values(rig.server)->session_parks, ROUNDS / 100, "the loop did park");
+    client_close(&client);
+    rig_turn(&rig, 40);
+    rig_stop(&rig);
+}
+
+Test(doorbell, no_descriptor_is_ever_slept_on, .timeout = 120)
+{
+    ping_pong(0, IO_BACKEND_PWRITE);
+}
+
+Test(doorbell, no_descriptor_is_ever_slept_on_with_uring_and_spinning, .timeout = 120)
+{
+    ping_pong(SPIN_ADAPTIVE, IO_BACKEND_URING);
+}
+
+Test(doorbell, p7_an_idle_broker_with_a_follower_does_not_turn, .timeout = 20)
+{
+    start();
+    rig_run(&rig);
+    struct descriptor d = {.op = OP_READ, .topic = topic, .flags = DESCRIPTOR_FOLLOW, .number = 1};
+    client_push(&client, &d);
+    struct timespec span = {.tv_nsec = 300000000};
+    nanosleep(&span, NULL); /* whatever is to settle has settled */
+    uint64_t turns = __atomic_load_n(&rig.server->values.loop_turns, __ATOMIC_RELAXED);
+    nanosleep(&span, NULL);
+    cr_assert_leq(__atomic_load_n(&rig.server->values.loop_turns, __ATOMIC_RELAXED), turns + 1);
+    rig_halt(&rig);
+    client_close(&client);
+    rig_turn(&rig, 40);
+    rig_stop(&rig);
+}
