@@ -7,6 +7,7 @@
  * never outlives this program: the kernel kills it with its parent. */
 #include "broker.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -21,6 +22,7 @@
 #define READY_LIMIT_NS INT64_C(60000000000)
 #define STOP_LIMIT_NS  INT64_C(60000000000)
 #define QUIET_NS       INT64_C(300000000)
+#define SPARE_LEAST    (1 << 20)
 
 static void pause_ns(int64_t ns)
 {
@@ -255,6 +257,38 @@ void broker_settle(const struct broker *broker, int64_t limit_ns)
             quiet_since = now_ns();
         last = now;
     }
+}
+
+static bool blank_at_front(int folder, const char *name)
+{
+    uint8_t front[4096];
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = pread(fd, front, sizeof front, 0);
+    close(fd);
+    for (ssize_t i = 0; i < n; i++)
+        if (front[i] != 0)
+            return false;
+    return n > 0;
+}
+
+uint64_t broker_spare_bytes(const char *data_folder)
+{
+    uint64_t sum = 0;
+    DIR *folder = opendir(data_folder);
+    for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
+        size_t length = strlen(entry->d_name);
+        struct stat status;
+        if (length > 8 && strcmp(entry->d_name + length - 8, ".segment") == 0 &&
+            fstatat(dirfd(folder), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISREG(status.st_mode) && status.st_size >= SPARE_LEAST &&
+            blank_at_front(dirfd(folder), entry->d_name))
+            sum += (uint64_t)status.st_size;
+    }
+    if (folder != NULL)
+        closedir(folder);
+    return sum;
 }
 
 int broker_counters(const char *socket_path, struct stat_snapshot *snapshot)

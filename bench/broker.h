@@ -36,6 +36,8 @@ void broker_kill(struct broker *broker);
 int broker_check(struct broker *broker, struct error *err) must_check;
 /* Waits until it writes nothing any more (it prepares space ahead), `limit_ns` at most. */
 void broker_settle(const struct broker *broker, int64_t limit_ns);
+/* Bytes of files in a store folder that are prepared and not used yet: large, and still blank where a header would be. */
+uint64_t broker_spare_bytes(const char *data_folder);
 /* The counters file beside the socket. -ENOENT, -EPROTO, -EAGAIN: there is none that can be read. */
 int broker_counters(const char *socket_path, struct stat_snapshot *snapshot) must_check;
 
