@@ -417,7 +417,6 @@ Test(store, a_read_only_data_folder_is_refused)
     expect_end(&place, &child, 1, place.store);
     expect(strcasestr(child.errors.data, "read-only") != NULL, &place, &child, "it does not say why");
     child_free(&child);
-    umount2(place.store, MNT_DETACH);
 }
 
 Test(store, a_full_data_folder_is_refused)
@@ -429,7 +428,6 @@ Test(store, a_full_data_folder_is_refused)
     expect(child.code == 1 || child.code == 3, &place, &child, "exit code %d", child.code);
     expect(strstr(child.errors.data, "space") != NULL, &place, &child, "it does not say why");
     child_free(&child);
-    umount2(place.store, MNT_DETACH);
 }
 
 Test(store, g9_a_full_disk_exits_3_says_how_much_is_committed_and_heals)
@@ -470,6 +468,5 @@ Test(store, g9_a_full_disk_exits_3_says_how_much_is_committed_and_heals)
     } while (code == 3 && clock_ms() < limit);
     cr_expect(code == 0, "after there was space again: exit code %d", code);
     child_free(&place.broker);
-    umount2(place.store, MNT_DETACH);
     free(line);
 }
