@@ -205,8 +205,7 @@ struct run {
     uint64_t first_sequence; /*  8-15 */
     uint64_t time_ns;        /* 16-23  wall clock (CLOCK_REALTIME) when the batch was taken by the broker */
     uint64_t epoch;          /* 24-31  epoch that committed it */
-    uint64_t entry_bytes;    /* 32-39  whole length of the entry, if this run holds one piece of one entry and it is known here
-                                       (of an entry that came in several chunks it is not); else 0 */
+    uint64_t entry_bytes;    /* 32-39  whole length of the entry, if this run holds one piece of one entry; else 0 */
     uint64_t entry_offset;   /* 40-47  where in the entry the piece lies */
     uint32_t flags;          /* 48-51  enum run_flag */
     uint32_t payload_bytes;  /* 52-55 */
@@ -214,9 +213,9 @@ struct run {
 };
 
 enum run_flag {
-    RUN_PIECE = 1 << 0,    /* one piece of a large entry */
+    RUN_PIECE = 1 << 0,    /* one piece of a large entry; all but its last one are multiples of 4096 bytes */
     RUN_UNSTABLE = 1 << 1, /* written, not yet durable */
-    RUN_LAST_PIECE = 1 << 2, /* with RUN_PIECE: the entry ends here. All other pieces are multiples of 4096 bytes */
+    RUN_LAST_PIECE = 1 << 2, /* with RUN_PIECE: the entry ends here */
 };
 
 /* What OP_TOPICS puts into the window. */

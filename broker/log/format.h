@@ -203,7 +203,7 @@ struct index_topic {
 };
 
 struct index_row {
-    uint64_t sequence; /*  0-7   first one of the batch (chunk rows: zero) */
+    uint64_t sequence; /*  0-7   first one of the batch (chunk rows: bytes of the first record) */
     uint64_t stream;   /*  8-15  zero: a whole batch */
     uint32_t topic;    /* 16-19 */
     uint32_t entries;  /* 20-23  of the batch (chunk rows: that end in the chunk) */

@@ -148,7 +148,7 @@ static int copy_in(struct log *log, struct write *w, struct frame_header **out, 
     if (w->kind == WRITE_CHUNK) {
         const struct stream *s = w->stream;
         uint64_t total = s->entries + ended;
-        if (total > MAX_BATCH_ENTRIES || (w->last && s->open_entry && w->entries == 0))
+        if (total > MAX_BATCH_ENTRIES || (w->last && (total == 0 || (s->open_entry && w->entries == 0))))
             return -EINVAL;
         /* The limit counts the overhead of an entry when it ends; one that is still open will need it too. */
         uint64_t overhead = (total + (w->entries != ended)) * ENTRY_OVERHEAD;

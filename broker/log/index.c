@@ -66,12 +66,22 @@ static int add_batch_row(struct topic *t, const struct index_row *row)
     return error;
 }
 
+/* Chunk rows carry the length of their first piece, so that a reader can add up an entry that lies in many of them. */
+static int chunk_row_push(struct row_vector *v, const struct frame_header *frame, uint64_t segment_offset)
+{
+    struct index_row row = row_of(frame, segment_offset);
+    const struct entry_record *records = (const struct entry_record *)(const void *)(frame + 1);
+    row.sequence = frame->entries > 0 ? records[0].length : 0;
+    row.entries = frame->ended;
+    return row_push(v, &row);
+}
+
 int index_add(struct log *log, struct topic *topic, const struct frame_header *frame, uint64_t segment_offset)
 {
     struct index_row row = row_of(frame, segment_offset);
     int error = 0;
     if (frame->stream != 0) {
-        error = row_push(&log->chunk_rows, &row);
+        error = chunk_row_push(&log->chunk_rows, frame, segment_offset);
         log->current_rows++;
     }
     if (error != 0 || (frame->kind != FRAME_BATCH && frame->kind != FRAME_LAST))
@@ -372,7 +382,7 @@ static int scan_group(struct loader *l, const uint8_t *group, const struct group
         if (frame->kind == FRAME_TOPIC)
             continue;
         struct index_row row = row_of(frame, header->offset);
-        int error = frame->stream != 0 ? row_push(&l->chunks, &row) : 0;
+        int error = frame->stream != 0 ? chunk_row_push(&l->chunks, frame, header->offset) : 0;
         if (error == 0 && frame->kind != FRAME_CHUNK)
             error = row_push(&l->rows, &row);
         if (error != 0)

@@ -214,6 +214,7 @@ struct read_slot { /* a stretch of one segment in memory */
     uint64_t segment, from, to; /* to == 0: empty */
     uint64_t used;              /* log->clock */
     bool loading;
+    bool cut;                   /* the last load got less than it wanted */
     int error;                  /* of the last load, for the stretch above */
     struct io_op op;
 };
@@ -225,6 +226,7 @@ struct stream_cursor {
     uint32_t chunk;
     uint64_t entry;        /* number within the batch of the entry that the chunk begins in */
     uint64_t entry_offset; /* bytes of it before the chunk */
+    uint64_t entry_bytes;  /* whole length of that entry, if it began in an earlier chunk */
     uint64_t used;
 };
 #define CURSORS_MAX 16u

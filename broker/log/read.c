@@ -29,6 +29,7 @@ static void slot_loaded(struct io_op *op)
     struct read_slot *slot = op->owner;
     slot->loading = false;
     slot->error = op->result < 0 ? (int)op->result : 0;
+    slot->cut = op->result < (int64_t)op->length;
     slot->to = slot->from + (op->result > 0 ? (uint64_t)op->result : 0);
 }
 
@@ -107,8 +108,10 @@ static int frame_get(struct log *log, const struct log_read *r, const struct pla
             return error;
         }
         if (!covers(slot, s, &p->row)) {
-            if (!slot->loading && p->row.offset - slot->from < BLOCK_MIN && p->row.offset >= slot->from)
-                slot->to = 0; /* loaded for this frame, but the file is shorter: falls through to a second try */
+            if (!slot->loading && slot->cut && p->row.offset >= slot->from && p->row.offset - slot->from < BLOCK_MIN) {
+                slot->to = 0;
+                return damaged(log, r, p, "the file ends before it");
+            }
             continue;
         }
         if (slot->loading)
@@ -199,8 +202,7 @@ struct piece {
     const uint8_t *at;
     uint64_t length;       /* bytes left in this frame */
     uint64_t entry_offset; /* of `at` in the entry */
-    uint64_t entry_bytes;  /* 0: not known */
-    bool last;             /* the entry ends where `length` does */
+    uint64_t entry_bytes;
     uint8_t type;
 };
 
@@ -214,8 +216,7 @@ static bool emit_piece(struct log *log, struct log_read *r, const struct frame_h
     if (r->result > 0 || room < head + 4096)
         return false;
     uint64_t length = piece->length;
-    bool whole = length <= room - head;
-    if (!whole)
+    if (length > room - head)
         length = (room - head) & ~UINT32_C(4095);
     uint32_t padded = (uint32_t)align_up(length, PAYLOAD_ALIGN);
     struct run *run = (struct run *)(void *)to;
@@ -226,7 +227,7 @@ static bool emit_piece(struct log *log, struct log_read *r, const struct frame_h
         .epoch = epoch,
         .entry_bytes = piece->entry_bytes,
         .entry_offset = piece->entry_offset,
-        .flags = RUN_PIECE | (whole && piece->last ? (uint32_t)RUN_LAST_PIECE : 0),
+        .flags = RUN_PIECE | (piece->entry_offset + length == piece->entry_bytes ? (uint32_t)RUN_LAST_PIECE : 0),
         .payload_bytes = padded,
     };
     struct entry_record record[2] = {{.length = (uint32_t)length, .type = piece->type}};
@@ -234,7 +235,8 @@ static bool emit_piece(struct log *log, struct log_read *r, const struct frame_h
     memcpy(to + head, piece->at, length);
     memset(to + head + length, 0, padded - length);
     run_end(log, r, run, frame, sequence + 1);
-    r->next_sequence = whole && piece->last ? sequence + 1 : sequence;
+    if (piece->entry_offset + length == piece->entry_bytes)
+        r->next_sequence = sequence + 1;
     return true;
 }
 
@@ -274,7 +276,6 @@ static int serve_whole(struct log *log, struct log_read *r, const struct place *
                           .length = record->length - r->entry_offset,
                           .entry_offset = r->entry_offset,
                           .entry_bytes = record->length,
-                          .last = true,
                           .type = record->type};
     (void)emit_piece(log, r, frame, p->segment->identity.epoch, &piece, sequence);
     return ENOUGH;
@@ -331,31 +332,83 @@ static bool chunk_row(const struct index_row *rows, uint32_t count, uint64_t str
     return false;
 }
 
-/* Chunks are named by stream and number; the cursor's segment is where to begin looking. */
-static int chunk_find(struct log *log, const struct log_read *r, struct stream_cursor *c, uint64_t last_segment, struct place *out)
+/* Chunks are named by stream and number; `from` is the segment where to begin looking. */
+static int chunk_find(struct log *log, const struct log_read *r, uint64_t stream, uint32_t chunk, uint64_t from, uint64_t last_segment,
+                      struct place *out)
 {
     uint32_t index;
-    if (segment_by_number(log, c->segment, &index) == NULL)
+    if (segment_by_number(log, from, &index) == NULL)
         return -EBADMSG;
     for (; index < log->segment_count && log->segments[index]->number <= last_segment; index++) {
         struct segment *s = log->segments[index];
         out->segment = s;
         bool found;
         if (index + 1 == log->segment_count) {
-            found = chunk_row(log->chunk_rows.rows, log->chunk_rows.count, c->stream, c->chunk, &out->row);
+            found = chunk_row(log->chunk_rows.rows, log->chunk_rows.count, stream, chunk, &out->row);
         } else {
             int need = index_need(log, s);
             if (need <= 0)
                 return need;
-            found = chunk_row(s->image.chunks, s->image.chunk_count, c->stream, c->chunk, &out->row);
+            found = chunk_row(s->image.chunks, s->image.chunk_count, stream, chunk, &out->row);
         }
-        if (found) {
-            c->segment = s->number;
+        if (found)
+            return SERVED;
+    }
+    out->row = (struct index_row){.stream = stream, .chunk = chunk};
+    return damaged(log, r, out, "a chunk of it is missing");
+}
+
+/* Whole length of the entry of which `so_far` bytes lie up to the end of chunk c->chunk: the rows of the chunks behind it tell. A
+ * chunk in which no entry ends is one piece. */
+static int entry_total(struct log *log, const struct log_read *r, const struct place *batch, const struct stream_cursor *c, uint64_t so_far,
+                       uint64_t *total)
+{
+    uint64_t segment = c->segment;
+    for (uint32_t chunk = c->chunk + 1;; chunk++) {
+        struct place p;
+        int found = chunk_find(log, r, c->stream, chunk, segment, batch->segment->number, &p);
+        if (found != SERVED)
+            return found;
+        segment = p.segment->number;
+        so_far += p.row.sequence;
+        if (p.row.entries > 0) {
+            *total = so_far;
             return SERVED;
         }
     }
-    out->row = (struct index_row){.stream = c->stream, .chunk = c->chunk};
-    return damaged(log, r, out, "a chunk of it is missing");
+}
+
+/* Record `i` of the chunk is where reading goes on: a run of whole entries, or a piece. */
+static int serve_record(struct log *log, struct log_read *r, const struct place *batch, const struct frame_header *frame, uint32_t i,
+                        const struct stream_cursor *c, uint64_t offset, uint32_t *bytes_left)
+{
+    const struct entry_record *record = (const struct entry_record *)(const void *)(frame + 1) + i;
+    bool goes_on = (record->flags & ENTRY_CONTINUES) != 0;
+    uint64_t epoch = batch->segment->identity.epoch;
+    if (offset == 0 && r->entry_offset == 0 && !goes_on) {
+        uint32_t count = (uint32_t)min_u64(frame->ended - i, r->end_sequence - r->next_sequence);
+        uint32_t fitted = emit_entries(log, r, frame, epoch, i, count, payload_at(frame, i), r->next_sequence, bytes_left);
+        r->next_sequence += fitted;
+        if (fitted > 0)
+            return fitted == count && *bytes_left > 0 ? SERVED : ENOUGH;
+    }
+    uint64_t skip = r->entry_offset - offset, total = record->length;
+    if (skip > record->length)
+        return -EINVAL;
+    if (offset != 0) {
+        total = c->entry_bytes;
+    } else if (goes_on) {
+        int got = entry_total(log, r, batch, c, record->length, &total);
+        if (got != SERVED)
+            return got;
+    }
+    struct piece piece = {.at = payload_at(frame, i) + skip,
+                          .length = record->length - skip,
+                          .entry_offset = r->entry_offset,
+                          .entry_bytes = total,
+                          .type = record->type};
+    (void)emit_piece(log, r, frame, epoch, &piece, r->next_sequence);
+    return ENOUGH;
 }
 
 /* The chunk that the cursor stands at: emits what is wanted of it, or moves the cursor behind it. */
@@ -369,40 +422,24 @@ static int serve_chunk(struct log *log, struct log_read *r, const struct place *
     if (frame->chunk != c->chunk || (frame->kind != FRAME_CHUNK && frame->kind != FRAME_LAST))
         return damaged(log, r, p, "the frame of another chunk");
     const struct entry_record *records = (const struct entry_record *)(const void *)(frame + 1);
-    uint64_t want = r->next_sequence - batch->row.sequence, entry = c->entry, offset = c->entry_offset;
-    uint64_t epoch = batch->segment->identity.epoch;
+    uint64_t want = r->next_sequence - batch->row.sequence;
+    struct stream_cursor next = *c;
+    next.chunk++;
     for (uint32_t i = 0; i < frame->entries; i++) {
         bool goes_on = (records[i].flags & ENTRY_CONTINUES) != 0;
-        bool inside = offset <= r->entry_offset && (r->entry_offset - offset < records[i].length || !goes_on);
-        if (entry == want && inside) {
-            if (offset == 0 && r->entry_offset == 0 && !goes_on) {
-                uint32_t count = (uint32_t)min_u64(frame->ended - i, r->end_sequence - r->next_sequence);
-                uint32_t fitted = emit_entries(log, r, frame, epoch, i, count, payload_at(frame, i), r->next_sequence, bytes_left);
-                r->next_sequence += fitted;
-                if (fitted > 0)
-                    return fitted == count && *bytes_left > 0 ? SERVED : ENOUGH;
-            }
-            uint64_t skip = r->entry_offset - offset;
-            if (skip > records[i].length)
-                return -EINVAL;
-            struct piece piece = {.at = payload_at(frame, i) + skip,
-                                  .length = records[i].length - skip,
-                                  .entry_offset = r->entry_offset,
-                                  .entry_bytes = offset == 0 && !goes_on ? records[i].length : 0,
-                                  .last = !goes_on,
-                                  .type = records[i].type};
-            (void)emit_piece(log, r, frame, epoch, &piece, r->next_sequence);
-            return ENOUGH;
+        bool inside = next.entry_offset <= r->entry_offset && (r->entry_offset - next.entry_offset < records[i].length || !goes_on);
+        if (next.entry == want && inside)
+            return serve_record(log, r, batch, frame, i, c, next.entry_offset, bytes_left);
+        if (goes_on && next.entry_offset == 0) {
+            got = entry_total(log, r, batch, c, records[i].length, &next.entry_bytes);
+            if (got != SERVED)
+                return got;
         }
-        entry += !goes_on;
-        offset = goes_on ? offset + records[i].length : 0;
+        next.entry += !goes_on;
+        next.entry_offset = goes_on ? next.entry_offset + records[i].length : 0;
     }
     if (frame->kind == FRAME_LAST)
         return damaged(log, r, p, "its chunks hold fewer entries than it has");
-    struct stream_cursor next = *c;
-    next.chunk++;
-    next.entry = entry;
-    next.entry_offset = offset;
     cursor_new(log, &next);
     return SERVED;
 }
@@ -422,8 +459,11 @@ static int serve_stream(struct log *log, struct log_read *r, const struct place 
     }
     c->used = ++log->clock;
     struct place chunk;
-    int found = chunk_find(log, r, c, batch->segment->number, &chunk);
-    return found == SERVED ? serve_chunk(log, r, batch, &chunk, c, bytes_left) : found;
+    int found = chunk_find(log, r, c->stream, c->chunk, c->segment, batch->segment->number, &chunk);
+    if (found != SERVED)
+        return found;
+    c->segment = chunk.segment->number;
+    return serve_chunk(log, r, batch, &chunk, c, bytes_left);
 }
 
 /* ------------------------------------------------------------------------------------------------ finding the batch */

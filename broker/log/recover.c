@@ -272,7 +272,7 @@ static int apply_group(struct walk *w, const struct store_file *f, const uint8_t
             return damage(w, f, g->offset, "a batch of a topic that is not in the catalogue");
         if (frame->kind == FRAME_CHUNK)
             continue;
-        if (frame->first_sequence < t->next_sequence || frame->batch_entries > MAX_BATCH_ENTRIES)
+        if (frame->first_sequence < t->next_sequence || frame->batch_entries == 0 || frame->batch_entries > MAX_BATCH_ENTRIES)
             return damage(w, f, g->offset, "a batch whose sequences were given before");
         t->next_sequence = t->next_assign = t->written_next = t->durable_next = frame->first_sequence + frame->batch_entries;
     }
@@ -363,7 +363,7 @@ static int walk_chain(struct walk *w)
             w->digest = c->digest;
             w->known = c->group;
             w->start_offset = c->offset;
-            if (c->offset < h->block || (w->chain[0].end != 0 && c->offset > w->chain[0].end))
+            if (c->offset < h->block || c->offset % h->block != 0 || c->offset > f->size || (w->chain[0].end != 0 && c->offset > w->chain[0].end))
                 return damage(w, f, c->offset, "a checkpoint names a place that the segment does not have");
         } else if (i == 0) {
             if (h->previous_number != 0 || h->first_group != 1)
@@ -580,7 +580,7 @@ static int decide(struct walk *w)
     h.first_group = first < w->placed_count ? w->placed[first].number : w->next_group;
     h.previous_digest = first < w->placed_count ? w->placed[first].before : w->digest;
     if (last != NULL) {
-        if (end <= last->identity.block && w->chain_count > 1) { /* case B: none of its groups is proved */
+        if (end <= last->identity.block) { /* case B: none of its groups is proved, so perhaps it is not either */
             keep--;
             h.previous_number = last->file->header.previous_number;
             end = last->file->header.previous_end;
