@@ -131,20 +131,18 @@ static int write_once(const struct write_call *call, struct answer *answer)
     int code = fill(call, batch);
     if (code == 0)
         code = finish(call, batch, answer);
-    if (batch->streaming) {
-        if (batch->state == BATCH_OPEN && batch->failed == 0) {
-            walrus__stream_abort(batch); /* recycles it in time */
-            return code;
-        }
-        if (walrus__wait_until(handle, chunks_answered, batch, batch->chunks_in_flight, FOR_EVER, false) < 0)
-            check_bug(batch->chunks_in_flight == 0);
-        if (batch->failed < 0) {
-            code = batch->failed;
-            answer->completion.result = code;
-            answer->completion.reason = batch->failed_reason;
-            answer->completion.retry_after_us = batch->failed_retry_us;
-            answer->done = true;
-        }
+    if (batch->streaming && walrus__wait_until(handle, chunks_answered, batch, 1, FOR_EVER, false) < 0)
+        check_bug(batch->chunks_in_flight == 0); /* a lost connection answers, too */
+    if (batch->failed < 0) {
+        code = batch->failed;
+        answer->completion.result = code;
+        answer->completion.reason = batch->failed_reason;
+        answer->completion.retry_after_us = batch->failed_retry_us;
+        answer->done = true;
+    }
+    if (batch->streaming && batch->state == BATCH_OPEN) {
+        walrus__stream_abort(batch); /* what was sent is rolled back */
+        return code;
     }
     walrus__batch_recycle(batch);
     return code;

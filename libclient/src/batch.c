@@ -356,6 +356,23 @@ static int submit_whole(struct walrus_batch *batch, const struct walrus_submit_o
     return 0;
 }
 
+/* Chunks take credit as well: those on their way are waited for, since nobody else can wait for them. */
+static int credit_for(struct walrus_batch *batch)
+{
+    struct walrus *handle = batch->handle;
+    bool enough = handle->in_flight < handle->queue_entries - 1;
+    if (enough && batch->entries > 0 && !walrus__has_credit(handle)) {
+        walrus__pump(handle);
+        if (batch->streaming)
+            return walrus__wait_credit(handle) < 0 ? walrus__fail_lost(handle) : 0;
+        enough = walrus__has_credit(handle);
+    }
+    return enough ? 0
+                  : walrus__fail(handle, -EAGAIN, REASON_RING,
+                                 "all %u queue entries are in flight or not reaped: reap, then submit again",
+                                 handle->queue_entries - 1);
+}
+
 int walrus_batch_submit(walrus_batch *batch, const struct walrus_submit_options *given)
 {
     int code = enter_batch(batch);
@@ -370,10 +387,13 @@ int walrus_batch_submit(walrus_batch *batch, const struct walrus_submit_options 
         handle->error = words;
         return code;
     }
-    if (handle->in_flight >= handle->queue_entries - 1 || (batch->entries > 0 && !walrus__has_credit(handle)))
-        return walrus__fail(handle, -EAGAIN, REASON_RING,
-                            "all %u queue entries are in flight or not reaped: reap, then submit again",
-                            handle->queue_entries - 1);
+    code = credit_for(batch);
+    if (code == -EAGAIN)
+        return code;
+    if (code < 0) {
+        walrus_batch_abort(batch);
+        return walrus__fail_lost(handle);
+    }
     if (batch->entries == 0)
         return submit_empty(batch, options.user_data);
     batch->level = options.level;

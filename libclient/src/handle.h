@@ -128,10 +128,9 @@ struct waiting {
     uint32_t skip;      /* waits that do not spin because spinning did not pay */
     uint32_t penalty;   /* how many the next failure skips */
     bool single_core;
-    bool fd_used; /* the user has the fd: it is kept armed */
-    bool armed;   /* wake_at says `armed_at` */
-    uint32_t armed_at;
-    bool signalled; /* the eventfd is, or may be, above zero */
+    bool fd_used;      /* the user has the fd: it is kept armed */
+    uint32_t armed_at; /* what wake_at says; a fresh client file says 0, so the first completion signals */
+    bool signalled;    /* the eventfd is, or may be, above zero */
     uint32_t empty_reaps;
 };
 

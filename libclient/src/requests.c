@@ -214,8 +214,10 @@ static bool dispatch(struct walrus *handle, struct completion *c)
     if (c->result < -4095) /* not an errno; a wrong count is found by who asked */
         return false;
     handle->dispatched++;
+    uint32_t generation = request->generation;
     deliver(handle, request, c);
-    if ((c->flags & COMPLETION_MORE) == 0)
+    if ((c->flags & COMPLETION_MORE) == 0 &&
+        request->generation == generation) /* else the connection was lost meanwhile */
         request_release(handle, index);
     return true;
 }

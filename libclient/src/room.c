@@ -13,14 +13,14 @@
  * On the way out a batch's extent is cut to what it holds; it is free again when its completion is met. */
 #include "handle.h"
 
-#define STREAM_LEAST   4096u
 #define STREAM_MOST    (128u << 10)
-#define SMALLEST_CHUNK 4096u
+#define SMALLEST_CHUNK 8192u        /* a piece of a page, its record, and some */
+#define WANTED_CHUNK   (128u << 10) /* what the broker lets a group carry beside small batches */
 
 int walrus__room_init(struct walrus *handle)
 {
     uint32_t stream = handle->arena_bytes / 16;
-    stream = stream < STREAM_LEAST ? STREAM_LEAST : stream > STREAM_MOST ? STREAM_MOST : stream;
+    stream = stream < SMALLEST_CHUNK ? SMALLEST_CHUNK : stream > STREAM_MOST ? STREAM_MOST : stream;
     handle->stream_at = NAME_BYTES;
     handle->stream_bytes = stream & ~(ARENA_GRAIN - 1);
     uint32_t begin = handle->stream_at + handle->stream_bytes;
@@ -28,7 +28,7 @@ int walrus__room_init(struct walrus *handle)
     uint32_t records = MAX_BATCH_ENTRIES * (uint32_t)sizeof(struct entry_record);
     uint64_t whole = min_u64(handle->room_bytes / 2, MAX_WHOLE_PAYLOAD + records);
     handle->whole_bytes = (uint32_t)whole & ~(ARENA_GRAIN - 1);
-    uint64_t chunk = min_u64(handle->room_bytes / 4, MAX_CHUNK_PAYLOAD + records);
+    uint64_t chunk = min_u64(handle->room_bytes / 4, WANTED_CHUNK);
     handle->chunk_bytes = (uint32_t)chunk & ~(ARENA_GRAIN - 1);
     return walrus__arena_init(&handle->room, begin, handle->room_bytes, 2 * handle->queue_entries + 4);
 }

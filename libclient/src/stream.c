@@ -145,10 +145,11 @@ int walrus__stream_put(struct walrus_batch *batch, const void *data, uint64_t le
             walrus__put_record(batch, from, (uint32_t)left, type, 0);
             return 0;
         }
-        /* An entry is split only if it would not fit a chunk of its own. Pieces are whole pages where that can be. */
+        /* An entry is split only if it would not fit a chunk of its own. A piece that goes on is whole
+         * pages (the broker insists). */
         bool fits_alone = left + sizeof(struct entry_record) + PAYLOAD_ALIGN <= batch->handle->chunk_bytes &&
                           left <= MAX_CHUNK_PAYLOAD;
-        uint32_t piece = room >= LAYOUT_PAGE ? room & ~(LAYOUT_PAGE - 1) : room;
+        uint32_t piece = room & ~(LAYOUT_PAGE - 1);
         if (batch->record_count > 0 && (fits_alone || room < LAYOUT_PAGE)) {
             if ((code = send_chunk(batch)) < 0)
                 return code;
@@ -193,6 +194,18 @@ int walrus__stream_start(struct walrus_batch *batch)
 
 /* ------------------------------------------------------------------------------------------------ the end */
 
+/* The broker remembers a stream until its last chunk or its abort, even one that failed. */
+static void send_abort(struct walrus_batch *batch)
+{
+    struct submission submission = {
+        .descriptor = {.op = OP_ABORT, .topic = batch->topic_number, .stream = batch->stream},
+        .kind = REQUEST_NOBODY,
+        .extent = NO_EXTENT,
+    };
+    if (walrus__submit(batch->handle, &submission, NULL) < 0)
+        check_bug(batch->handle->lost != 0);
+}
+
 static void finish(struct walrus_batch *batch)
 {
     struct walrus *handle = batch->handle;
@@ -214,8 +227,10 @@ int walrus__stream_finish(struct walrus_batch *batch, struct answer *answer, uin
     if (batch->failed < 0) { /* rolled back already; the outcome is known */
         check_bug(answer == NULL);
         batch->outcome.user_data = user_data;
-        batch->completed = true;
+        if (handle->lost == 0)
+            send_abort(batch); /* the caller has seen that there is credit */
         walrus__batch_close(batch);
+        batch->completed = true;
         if (batch->chunks_in_flight == 0)
             finish(batch);
         return 0;
@@ -238,15 +253,8 @@ void walrus__stream_abort(struct walrus_batch *batch)
     struct walrus *handle = batch->handle;
     walrus__room_give_back(handle, batch->extent);
     batch->extent = NO_EXTENT;
-    if (batch->chunk > 0 && batch->failed == 0 && walrus__wait_credit(handle) == 0 && batch->failed == 0) {
-        struct submission submission = {
-            .descriptor = {.op = OP_ABORT, .topic = batch->topic_number, .stream = batch->stream},
-            .kind = REQUEST_NOBODY,
-            .extent = NO_EXTENT,
-        };
-        if (walrus__submit(handle, &submission, NULL) < 0)
-            check_bug(handle->lost != 0);
-    }
+    if (batch->chunk > 0 && walrus__wait_credit(handle) == 0 && handle->lost == 0)
+        send_abort(batch);
     walrus__batch_close(batch);
     batch->state = BATCH_DROPPED;
     if (batch->chunks_in_flight == 0)

@@ -114,7 +114,6 @@ static void signal_self(struct walrus *handle)
 static void arm(struct walrus *handle, uint32_t index)
 {
     word_store(&handle->client->wake_at, index);
-    handle->waiting.armed = true;
     handle->waiting.armed_at = index;
     full_fence();
 }
@@ -122,7 +121,7 @@ static void arm(struct walrus *handle, uint32_t index)
 /* The signal for the armed index was given, or is on its way. */
 static bool armed_and_passed(const struct walrus *handle)
 {
-    return handle->waiting.armed && (int32_t)(cq_head(handle) - handle->waiting.armed_at) > 0;
+    return (int32_t)(cq_head(handle) - handle->waiting.armed_at) > 0;
 }
 
 /* After the socket became readable: nothing is ever sent on it, so this is the end. */
@@ -180,8 +179,7 @@ void walrus__settle(struct walrus *handle)
                 return;
             continue;
         }
-        if (handle->waiting.armed && handle->waiting.armed_at == cq_head(handle) &&
-            !handle->waiting.signalled)
+        if (handle->waiting.armed_at == cq_head(handle) && !handle->waiting.signalled)
             return; /* F2: still armed from before */
         if (handle->waiting.signalled || armed_and_passed(handle))
             drain(handle);

@@ -1,0 +1,911 @@
+#include "fake.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void mistake(struct fake *fake, const char *what, uint64_t number)
+{
+    if (fake->mistakes++ == 0)
+        snprintf(fake->mistake, sizeof fake->mistake, "%s (%llu)", what, (unsigned long long)number);
+}
+
+/* ------------------------------------------------------------------------------------------------ completions */
+
+void fake_post(struct fake *fake, const struct completion *completion)
+{
+    struct completion c = *completion;
+    c.epoch = 7;
+    c.signalled_ns = now_ns();
+    uint32_t old = fake->cq.mirror.p_tail;
+    if (ring_push_completion(&fake->cq, &c) != 1) {
+        mistake(fake, "completion ring full: the library went over its credit", old);
+        return;
+    }
+    full_fence();
+    uint32_t wake_at = word_load(&fake->client->wake_at);
+    if (fake->cq.mirror.p_tail - wake_at - 1 < fake->cq.mirror.p_tail - old) {
+        uint64_t one = 1;
+        cr_assert_eq(write(fake->signal, &one, sizeof one), (ssize_t)sizeof one);
+        fake->signals++;
+    }
+}
+
+static void answer(struct fake *fake, const struct descriptor *d, int result, uint8_t reason, uint32_t flags)
+{
+    fake_post(fake, &(struct completion){.user_data = d->user_data,
+                                         .result = result,
+                                         .reason = reason,
+                                         .flags = flags,
+                                         .published_ns = d->published_ns,
+                                         .drained_ns = d->published_ns + 1});
+}
+
+void fake_rule(struct fake *fake, struct fake_rule rule)
+{
+    cr_assert_lt(fake->rule_count, array_count(fake->rules));
+    fake->rules[fake->rule_count++] = rule;
+}
+
+static bool is_write(uint8_t op)
+{
+    return op == OP_APPEND || op == OP_BATCH || op == OP_CHUNK;
+}
+
+static struct fake_rule *matching_rule(struct fake *fake, uint8_t op)
+{
+    for (uint32_t i = 0; i < fake->rule_count; i++) {
+        struct fake_rule *rule = &fake->rules[i];
+        if (rule->times == 0 || (rule->op != op && !(rule->op == FAKE_ANY_WRITE && is_write(op))))
+            continue;
+        if (rule->after > 0) {
+            rule->after--;
+            continue;
+        }
+        rule->times--;
+        return rule;
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------ topics */
+
+struct fake_topic *fake_topic(struct fake *fake, const char *name)
+{
+    for (uint32_t i = 0; i < fake->topic_count; i++) {
+        if (strcmp(fake->topics[i]->name, name) == 0)
+            return fake->topics[i];
+    }
+    return NULL;
+}
+
+static void open_name(struct fake *fake, const struct descriptor *d)
+{
+    char name[MAX_TOPIC_NAME + 1] = "";
+    if (d->payload_bytes == 0 || d->payload_bytes > MAX_TOPIC_NAME ||
+        d->arena_offset > fake->sizes.arena_bytes - d->payload_bytes) {
+        mistake(fake, "name outside the arena", d->arena_offset);
+        answer(fake, d, -EINVAL, 0, 0);
+        return;
+    }
+    memcpy(name, fake->arena + d->arena_offset, d->payload_bytes);
+    struct fake_topic *topic = fake_topic(fake, name);
+    bool create = (d->flags & DESCRIPTOR_CREATE) != 0;
+    if ((topic == NULL || topic->id == 0) && !create) {
+        answer(fake, d, -ENOENT, 0, 0);
+        return;
+    }
+    uint32_t number = 0;
+    while (number < fake->topic_count && fake->topics[number] != topic)
+        number++;
+    if (topic == NULL) {
+        cr_assert_lt(fake->topic_count, array_count(fake->topics));
+        topic = calloc(1, sizeof *topic);
+        memcpy(topic->name, name, sizeof name);
+        number = fake->topic_count++;
+        fake->topics[number] = topic;
+    }
+    fake_post(fake, &(struct completion){.user_data = d->user_data,
+                                         .flags = topic->id != 0 ? COMPLETION_CREATED : 0,
+                                         .entries = number + 1,
+                                         .level = LEVEL_DURABLE});
+}
+
+static struct fake_entry *add_entry(struct fake_entry **entries, uint64_t *count, uint64_t *capacity)
+{
+    if (*count == *capacity) {
+        *capacity = *capacity > 0 ? 2 * *capacity : 64;
+        *entries = realloc(*entries, *capacity * sizeof **entries);
+        cr_assert_not_null(*entries);
+    }
+    struct fake_entry *entry = &(*entries)[(*count)++];
+    *entry = (struct fake_entry){.data = NULL};
+    return entry;
+}
+
+static void commit(struct fake *fake, uint32_t number, const struct fake_entry *entries, uint64_t count,
+                   uint64_t *first)
+{
+    struct fake_topic *topic = fake->topics[number];
+    fake->commits++;
+    if (topic->id == 0)
+        topic->id = number + 1;
+    *first = topic->count + 1;
+    for (uint64_t i = 0; i < count; i++) {
+        struct fake_entry *to = add_entry(&topic->entries, &topic->count, &topic->capacity);
+        *to = entries[i];
+        to->batch = fake->commits;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ writes */
+
+/* Checks a payload as layout.h promises it and adds its entries. */
+static bool take_payload(struct fake *fake, const struct descriptor *d, struct fake_entry **entries,
+                         uint64_t *count, uint64_t *capacity, bool *open_entry)
+{
+    uint64_t all = d->payload_bytes + (uint64_t)d->entries * sizeof(struct entry_record);
+    uint32_t most = d->op == OP_CHUNK ? MAX_CHUNK_PAYLOAD : MAX_WHOLE_PAYLOAD;
+    if (d->arena_offset % PAYLOAD_ALIGN != 0 || d->payload_bytes % PAYLOAD_ALIGN != 0 ||
+        d->payload_bytes > most || d->entries > MAX_BATCH_ENTRIES || all > fake->sizes.arena_bytes ||
+        d->arena_offset > fake->sizes.arena_bytes - all) {
+        mistake(fake, "payload", d->arena_offset);
+        return false;
+    }
+    const uint8_t *payload = fake->arena + d->arena_offset;
+    const uint8_t *records = payload + d->payload_bytes;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < d->entries; i++) {
+        struct entry_record record;
+        memcpy(&record, records + i * sizeof record, sizeof record);
+        uint32_t padded = (uint32_t)align_up(record.length, PAYLOAD_ALIGN);
+        bool goes_on = (record.flags & ENTRY_CONTINUES) != 0;
+        if (padded > d->payload_bytes - at || record.header_bytes != 0 ||
+            (record.flags & ~ENTRY_FLAGS) != 0) {
+            mistake(fake, "record", i);
+            return false;
+        }
+        if (goes_on && (d->op != OP_CHUNK || (d->flags & DESCRIPTOR_LAST) != 0 || i + 1 != d->entries ||
+                        record.length % 4096 != 0 || record.length == 0)) {
+            mistake(fake, "a piece that may not go on", record.length);
+            return false;
+        }
+        for (uint32_t k = record.length; k < padded; k++) {
+            if (payload[at + k] != 0)
+                mistake(fake, "padding is not zero", at + k);
+        }
+        struct fake_entry *entry;
+        if (*open_entry)
+            entry = &(*entries)[*count - 1];
+        else
+            entry = add_entry(entries, count, capacity);
+        *open_entry = goes_on;
+        entry->type = record.type;
+        if (!fake->swallow) {
+            entry->data = realloc(entry->data, entry->length + record.length + 1);
+            memcpy(entry->data + entry->length, payload + at, record.length);
+        }
+        entry->length += record.length;
+        fake->bytes_swallowed += record.length;
+        at += padded;
+    }
+    if (at != d->payload_bytes)
+        mistake(fake, "payload_bytes is not the padded sum", at);
+    return true;
+}
+
+static void answer_write(struct fake *fake, const struct descriptor *d, uint64_t first, uint64_t count)
+{
+    fake_post(fake, &(struct completion){.user_data = d->user_data,
+                                         .first_sequence = count > 0 ? first : 0,
+                                         .entries = (uint32_t)count,
+                                         .level = LEVEL_DURABLE,
+                                         .group = fake->commits,
+                                         .published_ns = d->published_ns,
+                                         .drained_ns = d->published_ns + 1,
+                                         .submitted_ns = d->published_ns + 2,
+                                         .durable_ns = d->published_ns + 3});
+}
+
+static void whole(struct fake *fake, const struct descriptor *d)
+{
+    struct fake_entry *entries = NULL;
+    uint64_t count = 0, capacity = 0, first;
+    bool open_entry = false;
+    if (d->topic == 0 || d->topic > fake->topic_count ||
+        !take_payload(fake, d, &entries, &count, &capacity, &open_entry)) {
+        answer(fake, d, -EINVAL, 0, 0);
+        return;
+    }
+    if (fake->topics[d->topic - 1]->busy) {
+        answer(fake, d, -EBUSY, REASON_TOPIC, 0);
+        return;
+    }
+    commit(fake, d->topic - 1, entries, count, &first);
+    free(entries);
+    answer_write(fake, d, first, count);
+}
+
+static struct fake_stream *find_stream(struct fake *fake, uint32_t number, bool make)
+{
+    for (uint32_t i = 0; i < array_count(fake->streams); i++) {
+        if (fake->streams[i].open && fake->streams[i].number == number)
+            return &fake->streams[i];
+    }
+    for (uint32_t i = 0; make && i < array_count(fake->streams); i++) {
+        if (!fake->streams[i].open) {
+            fake->streams[i] = (struct fake_stream){.number = number, .open = true};
+            return &fake->streams[i];
+        }
+    }
+    return NULL;
+}
+
+static void end_stream(struct fake *fake, struct fake_stream *stream, bool keep)
+{
+    for (uint64_t i = 0; !keep && i < stream->count; i++)
+        free(stream->entries[i].data);
+    free(stream->entries);
+    stream->open = false;
+    if (stream->topic > 0)
+        fake->topics[stream->topic - 1]->busy = false;
+}
+
+static void chunk(struct fake *fake, const struct descriptor *d, int forced, uint8_t reason)
+{
+    bool first = (d->flags & DESCRIPTOR_FIRST) != 0, last = (d->flags & DESCRIPTOR_LAST) != 0;
+    struct fake_stream *stream = find_stream(fake, d->stream, first);
+    if (stream == NULL || d->topic == 0 || d->topic > fake->topic_count || (first && d->chunk != 0) ||
+        (!stream->failed && stream->chunks != d->chunk)) {
+        mistake(fake, "chunk of no stream, or out of order", d->chunk);
+        answer(fake, d, -EINVAL, 0, 0);
+        return;
+    }
+    fake->largest_chunk = d->payload_bytes > fake->largest_chunk ? d->payload_bytes : fake->largest_chunk;
+    stream->topic = d->topic;
+    if (!stream->failed && forced < 0)
+        stream->failed = true;
+    if (stream->failed) {
+        answer(fake, d, forced < 0 ? forced : -ECANCELED, reason, 0);
+        if (last)
+            end_stream(fake, stream, false);
+        return;
+    }
+    fake->topics[d->topic - 1]->busy = true;
+    stream->chunks++;
+    if (!take_payload(fake, d, &stream->entries, &stream->count, &stream->capacity, &stream->open_entry)) {
+        stream->failed = true;
+        answer(fake, d, -EINVAL, 0, 0);
+        return;
+    }
+    if (!last) {
+        answer(fake, d, 0, 0, COMPLETION_COPIED);
+        return;
+    }
+    uint64_t first_sequence, count = stream->count;
+    commit(fake, d->topic - 1, stream->entries, count, &first_sequence);
+    end_stream(fake, stream, true);
+    answer_write(fake, d, first_sequence, count);
+}
+
+static void abort_stream(struct fake *fake, const struct descriptor *d)
+{
+    struct fake_stream *stream = find_stream(fake, d->stream, false);
+    fake->aborts++;
+    if (stream != NULL)
+        end_stream(fake, stream, false);
+    answer(fake, d, stream != NULL ? 0 : -ENOENT, 0, 0);
+}
+
+/* ------------------------------------------------------------------------------------------------ reads */
+
+/* Where `want` bytes of window are; how many there are. */
+static uint64_t window_room(struct fake *fake, uint64_t want, uint64_t *at)
+{
+    uint64_t head = __atomic_load_n(&fake->client->window_head, __ATOMIC_ACQUIRE);
+    uint64_t size = fake->sizes.window_bytes, used = fake->window_tail - head;
+    if (used > size) {
+        mistake(fake, "window_head is wild", head);
+        return 0;
+    }
+    uint64_t room = size - used, to_end = size - (fake->window_tail & (size - 1));
+    bool skip = to_end < want && room > to_end && room - to_end > to_end;
+    *at = fake->window_tail + (skip ? to_end : 0);
+    return skip ? room - to_end : min_u64(room, to_end);
+}
+
+static uint32_t put_run(uint8_t *to, const struct run *run, const struct entry_record *records,
+                        const struct fake_entry *entries, uint64_t offset)
+{
+    uint32_t record_bytes = (uint32_t)align_up(run->entries * sizeof *records, PAYLOAD_ALIGN);
+    memset(to, 0, run->bytes);
+    memcpy(to, run, sizeof *run);
+    memcpy(to + sizeof *run, records, run->entries * sizeof *records);
+    uint8_t *payload = to + sizeof *run + record_bytes;
+    for (uint32_t i = 0; i < run->entries; i++) {
+        if (entries[i].data != NULL)
+            memcpy(payload, entries[i].data + offset, records[i].length);
+        payload += align_up(records[i].length, PAYLOAD_ALIGN);
+    }
+    return run->bytes;
+}
+
+/* Answers a read; false if it must wait (follow). */
+static bool read_entries(struct fake *fake, const struct descriptor *d)
+{
+    struct fake_topic *topic =
+        d->topic > 0 && d->topic <= fake->topic_count ? fake->topics[d->topic - 1] : NULL;
+    bool follow = (d->flags & DESCRIPTOR_FOLLOW) != 0;
+    if (topic == NULL || (topic->id == 0 && !follow)) {
+        answer(fake, d, topic == NULL ? -EINVAL : -ENOENT, 0, 0);
+        return true;
+    }
+    if (d->number > topic->count && follow)
+        return false;
+    struct completion c = {.user_data = d->user_data,
+                           .first_sequence = d->number,
+                           .next_sequence = d->number,
+                           .end_sequence = topic->count + 1};
+    if (d->number == 0 || d->number > topic->count) {
+        fake_post(fake, &c);
+        return true;
+    }
+    uint64_t at, room = window_room(fake, d->max_bytes + 512, &at);
+    if (room < 16384) {
+        answer(fake, d, -EAGAIN, REASON_WINDOW, 0);
+        return true;
+    }
+    uint64_t begin = at;
+    uint32_t payload_left = d->max_bytes;
+    struct fake_entry *e = &topic->entries[d->number - 1];
+    uint64_t offset = (uint64_t)d->entry_offset_4k * 4096;
+    while (c.next_sequence <= topic->count && (uint32_t)c.result < d->max_entries) {
+        uint64_t left = e->length - offset, used = at - begin;
+        uint64_t run_bytes = sizeof(struct run) + 16 + align_up(left, PAYLOAD_ALIGN);
+        struct entry_record record = {.length = (uint32_t)left, .type = e->type};
+        struct run run = {
+            .entries = 1, .first_sequence = c.next_sequence, .time_ns = 1000 + c.next_sequence, .epoch = 7};
+        bool fits = run_bytes <= room - used && offset == 0;
+        if (c.result > 0 && (!fits || left > payload_left))
+            break;
+        if (!fits) {
+            uint64_t piece = min_u64(left, (room - used - sizeof run - 16) & ~UINT64_C(4095));
+            record.length = (uint32_t)piece;
+            run.flags = RUN_PIECE;
+            run.entry_bytes = e->length;
+            run.entry_offset = offset;
+        }
+        run.payload_bytes = (uint32_t)align_up(record.length, PAYLOAD_ALIGN);
+        run.bytes = (uint32_t)sizeof run + 16 + run.payload_bytes;
+        at += put_run(fake->window + (at & (fake->sizes.window_bytes - 1)), &run, &record, e, offset);
+        c.result++;
+        payload_left -= record.length < payload_left ? record.length : payload_left;
+        offset += record.length;
+        if (offset < e->length)
+            break;
+        offset = 0;
+        e++;
+        c.next_sequence++;
+    }
+    c.window_at = begin;
+    c.window_bytes = (uint32_t)(at - begin);
+    fake->window_tail = at;
+    if (fake->spoil != NULL)
+        fake->spoil(fake, &c);
+    fake_post(fake, &c);
+    return true;
+}
+
+static void list_topics(struct fake *fake, const struct descriptor *d)
+{
+    uint64_t at, room = window_room(fake, 4096, &at);
+    struct completion c = {.user_data = d->user_data, .window_at = at};
+    for (uint32_t i = (uint32_t)d->number; i < fake->topic_count && c.result < 3; i++) {
+        struct fake_topic *topic = fake->topics[i];
+        if (topic->id == 0)
+            continue;
+        uint32_t length = (uint32_t)strlen(topic->name);
+        struct topic_record record = {.bytes = (uint32_t)align_up(sizeof record + length, PAYLOAD_ALIGN),
+                                      .name_bytes = length,
+                                      .id = topic->id,
+                                      .next_sequence = topic->count + 1,
+                                      .durable_next = topic->count + 1,
+                                      .level = LEVEL_DURABLE};
+        if (record.bytes > room - c.window_bytes)
+            break;
+        uint8_t *to = fake->window + (at & (fake->sizes.window_bytes - 1)) + c.window_bytes;
+        memcpy(to, &record, sizeof record);
+        memcpy(to + sizeof record, topic->name, length);
+        c.window_bytes += record.bytes;
+        c.result++;
+    }
+    fake->window_tail = at + c.window_bytes;
+    if (fake->spoil != NULL)
+        fake->spoil(fake, &c);
+    fake_post(fake, &c);
+}
+
+static void cancel(struct fake *fake, const struct descriptor *d)
+{
+    for (uint32_t i = 0; i < fake->follow_count; i++) {
+        if (fake->follows[i].user_data != d->number)
+            continue;
+        answer(fake, &fake->follows[i], -ECANCELED, 0, 0);
+        fake->follows[i] = fake->follows[--fake->follow_count];
+        answer(fake, d, 0, 0, 0);
+        return;
+    }
+    answer(fake, d, -ENOENT, 0, 0);
+}
+
+static void look_at_follows(struct fake *fake)
+{
+    for (uint32_t i = 0; i < fake->follow_count;) {
+        struct descriptor d = fake->follows[i];
+        if (read_entries(fake, &d))
+            fake->follows[i] = fake->follows[--fake->follow_count];
+        else
+            i++;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ turns */
+
+static void serve(struct fake *fake, const struct descriptor *d);
+
+static void misbehave(struct fake *fake, const struct descriptor *d, int how)
+{
+    switch (how) {
+    case FAKE_DIE:
+        fake_die(fake);
+        break;
+    case FAKE_DIE_AFTER:
+        serve(fake, d);
+        fake_die(fake);
+        break;
+    case FAKE_WILD_TAIL:
+        word_store_release(&fake->words->cq_tail, word_load(&fake->words->cq_tail) + 100000);
+        cr_assert_eq(eventfd_write(fake->signal, 1), 0);
+        break;
+    case FAKE_NOT_ASKED:
+        fake_post(fake, &(struct completion){.user_data = d->user_data + (UINT64_C(1) << 40)});
+        break;
+    default:
+        serve(fake, d);
+        answer(fake, d, 0, 0, 0);
+        break;
+    }
+}
+
+static void serve(struct fake *fake, const struct descriptor *d)
+{
+    struct fake_rule *rule = matching_rule(fake, d->op);
+    if (rule != NULL && rule->result > 0) {
+        misbehave(fake, d, rule->result);
+        return;
+    }
+    if (rule != NULL && d->op != OP_CHUNK) {
+        answer(fake, d, rule->result, rule->reason, rule->flags);
+        return;
+    }
+    switch (d->op) {
+    case OP_OPEN:
+        open_name(fake, d);
+        break;
+    case OP_CLOSE:
+        answer(fake, d, 0, 0, 0);
+        break;
+    case OP_APPEND:
+    case OP_BATCH:
+        whole(fake, d);
+        look_at_follows(fake);
+        break;
+    case OP_CHUNK:
+        chunk(fake, d, rule != NULL ? rule->result : 0, rule != NULL ? rule->reason : 0);
+        look_at_follows(fake);
+        break;
+    case OP_ABORT:
+        abort_stream(fake, d);
+        break;
+    case OP_READ:
+        if (!read_entries(fake, d))
+            fake->follows[fake->follow_count++] = *d;
+        break;
+    case OP_TOPICS:
+        list_topics(fake, d);
+        break;
+    case OP_CANCEL:
+        cancel(fake, d);
+        break;
+    default:
+        mistake(fake, "unknown op", d->op);
+        break;
+    }
+}
+
+static bool is_held(const struct fake *fake, uint8_t op)
+{
+    return (fake->hold_writes && is_write(op)) || (fake->hold_reads && (op == OP_READ || op == OP_TOPICS)) ||
+           (fake->hold_opens && op == OP_OPEN);
+}
+
+uint32_t fake_turn(struct fake *fake)
+{
+    uint32_t count = 0;
+    struct descriptor d;
+    while (fake->socket >= 0 && ring_pop_descriptor(&fake->sq, &d) == 1) {
+        count++;
+        fake->seen[d.op & 15]++;
+        fake->last = d;
+        if (d.published_ns <= 0 || d.published_ns > now_ns())
+            mistake(fake, "published_ns", (uint64_t)d.published_ns);
+        if (is_held(fake, d.op))
+            fake->held[fake->held_count++] = d;
+        else
+            serve(fake, &d);
+    }
+    return count;
+}
+
+void fake_answer_held(struct fake *fake, uint32_t count)
+{
+    cr_assert_leq(count, fake->held_count);
+    for (uint32_t i = 0; i < count; i++)
+        serve(fake, &fake->held[i]);
+    fake->held_count -= count;
+    memmove(fake->held, fake->held + count, fake->held_count * sizeof *fake->held);
+}
+
+/* ------------------------------------------------------------------------------------------------ handshake */
+
+static uint8_t *make_file(struct fake *fake, uint64_t bytes, int seals, int *fd)
+{
+    *fd = memfd_create("fake", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    cr_assert_geq(*fd, 0);
+    uint64_t length = fake->handshake == HANDSHAKE_SHORT_FILE ? bytes / 2 : bytes;
+    cr_assert_eq(ftruncate(*fd, (off_t)length), 0);
+    uint8_t *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+    cr_assert_neq((void *)at, MAP_FAILED);
+    if (fake->handshake != HANDSHAKE_UNSEALED)
+        cr_assert_eq(fcntl(*fd, F_ADD_SEALS, seals), 0);
+    return at;
+}
+
+static void make_session(struct fake *fake, int fds[5])
+{
+    struct layout_sizes *s = &fake->sizes;
+    *s = (struct layout_sizes){.queue_entries =
+                                   fake->queue_entries != 0 ? fake->queue_entries : fake->hello.queue_entries,
+                               .arena_bytes = fake->hello.arena_bytes,
+                               .window_bytes = fake->hello.window_bytes};
+    cr_assert(layout_place(s));
+    int sealed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    fake->client_file = make_file(fake, s->client_file_bytes, sealed, &fds[FD_CLIENT_FILE]);
+    fake->broker_file =
+        make_file(fake, s->broker_file_bytes, sealed | F_SEAL_FUTURE_WRITE, &fds[FD_BROKER_FILE]);
+    fake->client = (void *)fake->client_file;
+    fake->words = (void *)fake->broker_file;
+    fake->arena = fake->client_file + s->arena_at;
+    fake->window = fake->broker_file + s->window_at;
+    fake->window_tail = 0;
+    if (fake->handshake != HANDSHAKE_SHORT_FILE)
+        *fake->words = (struct broker_words){.magic = LAYOUT_MAGIC,
+                                             .version = LAYOUT_VERSION,
+                                             .queue_entries = s->queue_entries,
+                                             .fingerprint = layout_fingerprint(),
+                                             .arena_at = s->arena_at,
+                                             .arena_bytes = s->arena_bytes,
+                                             .window_at = s->window_at,
+                                             .window_bytes = s->window_bytes,
+                                             .epoch = 7};
+    if (fake->handshake == HANDSHAKE_WORDS_DIFFER)
+        fake->words->window_bytes *= 2;
+    ring_init(&fake->sq, s->queue_entries, &fake->words->sq_head, &fake->client->sq_tail,
+              fake->client_file + LAYOUT_PAGE);
+    ring_init(&fake->cq, s->queue_entries, &fake->words->cq_tail, &fake->client->cq_head,
+              fake->broker_file + LAYOUT_PAGE);
+    fake->doorbell = fds[FD_DOORBELL] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    fake->signal = fds[FD_SIGNAL] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    fds[4] = -1;
+    free(fake->held);
+    fake->held = calloc(s->queue_entries, sizeof *fake->held);
+    fake->held_count = fake->follow_count = 0;
+}
+
+static void send_welcome(struct fake *fake, const struct welcome *welcome, size_t length, const int *fds,
+                         unsigned count)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(5 * sizeof(int))];
+    } control = {.bytes = {0}};
+    struct iovec from = {(void *)(uintptr_t)welcome, length};
+    struct msghdr message = {.msg_iov = &from, .msg_iovlen = 1};
+    if (count > 0) {
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        struct cmsghdr *m = CMSG_FIRSTHDR(&message);
+        m->cmsg_level = SOL_SOCKET;
+        m->cmsg_type = SCM_RIGHTS;
+        m->cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(m), fds, count * sizeof(int));
+    }
+    cr_assert_eq(sendmsg(fake->socket, &message, MSG_NOSIGNAL), (ssize_t)length);
+}
+
+static void close_socket(struct fake *fake)
+{
+    close(fake->socket);
+    fake->socket = -1;
+}
+
+static void shake_hands(struct fake *fake)
+{
+    if (recv(fake->socket, &fake->hello, sizeof fake->hello, 0) != (ssize_t)sizeof fake->hello ||
+        fake->hello.magic != MESSAGE_MAGIC || fake->hello.fingerprint != layout_fingerprint())
+        mistake(fake, "hello", fake->hello.version_max);
+    if (fake->handshake == HANDSHAKE_SILENT)
+        return;
+    if (fake->handshake == HANDSHAKE_HANG_UP) {
+        close_socket(fake);
+        return;
+    }
+    struct welcome welcome = {.magic = MESSAGE_MAGIC, .version = LAYOUT_VERSION};
+    if (fake->handshake == HANDSHAKE_REFUSE) {
+        welcome.status = fake->refuse_status;
+        snprintf(welcome.text, sizeof welcome.text, "%s", fake->refuse_text);
+        send_welcome(fake, &welcome, sizeof welcome, NULL, 0);
+        close_socket(fake);
+        return;
+    }
+    int fds[5];
+    make_session(fake, fds);
+    welcome.fingerprint = layout_fingerprint();
+    welcome.queue_entries = fake->sizes.queue_entries;
+    welcome.io_backend = IO_BACKEND_PWRITE;
+    welcome.arena_bytes = fake->sizes.arena_bytes;
+    welcome.window_bytes = fake->sizes.window_bytes;
+    welcome.epoch = 7;
+    welcome.broker_pid = (uint32_t)getpid();
+    welcome.default_level = LEVEL_DURABLE;
+    unsigned count = FD_COUNT;
+    size_t length = sizeof welcome;
+    int pipes[2] = {-1, -1};
+    switch (fake->handshake) {
+    case HANDSHAKE_SHORT:
+        length /= 2;
+        break;
+    case HANDSHAKE_BAD_MAGIC:
+        welcome.magic++;
+        break;
+    case HANDSHAKE_OTHER_LAYOUT:
+        welcome.version++;
+        welcome.fingerprint++;
+        break;
+    case HANDSHAKE_NO_FDS:
+        count = 0;
+        break;
+    case HANDSHAKE_THREE_FDS:
+        count = 3;
+        break;
+    case HANDSHAKE_FIVE_FDS:
+        count = 5;
+        fds[4] = fake->signal;
+        break;
+    case HANDSHAKE_PIPE_FOR_DOORBELL:
+        cr_assert_eq(pipe(pipes), 0);
+        fds[FD_DOORBELL] = pipes[1];
+        break;
+    case HANDSHAKE_SIZES_WILD:
+        welcome.arena_bytes = UINT64_C(1) << 60;
+        break;
+    default:
+        break;
+    }
+    send_welcome(fake, &welcome, length, fds, count);
+    close(fds[FD_CLIENT_FILE]);
+    close(fds[FD_BROKER_FILE]);
+    if (pipes[0] >= 0) {
+        close(pipes[0]);
+        close(pipes[1]);
+    }
+}
+
+static void forget_session(struct fake *fake)
+{
+    if (fake->socket >= 0)
+        close_socket(fake);
+    if (fake->client_file != NULL) {
+        munmap(fake->client_file, fake->sizes.client_file_bytes);
+        munmap(fake->broker_file, fake->sizes.broker_file_bytes);
+        close(fake->doorbell);
+        close(fake->signal);
+        fake->client_file = NULL;
+        fake->words = NULL;
+        fake->doorbell = fake->signal = -1;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ thread */
+
+static void set_parked(struct fake *fake, uint32_t parked)
+{
+    if (fake->words != NULL && fake->handshake != HANDSHAKE_SHORT_FILE)
+        word_store(&fake->words->parked, fake->never_park ? ACTIVE : parked);
+    full_fence();
+}
+
+/* Called with the mutex held; lets go of it while it sleeps. */
+static void sleep_parked(struct fake *fake)
+{
+    struct pollfd fds[4] = {{.fd = fake->listener, .events = POLLIN},
+                            {.fd = fake->control, .events = POLLIN},
+                            {.fd = fake->socket, .events = POLLIN},
+                            {.fd = fake->doorbell, .events = POLLIN}};
+    pthread_mutex_unlock(&fake->mutex);
+    poll(fds, 4, fake->never_park ? 1 : -1);
+    pthread_mutex_lock(&fake->mutex);
+    uint64_t count;
+    if ((fds[1].revents & POLLIN) != 0 && read(fake->control, &count, sizeof count) < 0)
+        cr_assert_eq(errno, EAGAIN);
+    if ((fds[3].revents & POLLIN) != 0 && fake->doorbell >= 0 &&
+        read(fake->doorbell, &count, sizeof count) > 0)
+        fake->doorbells += count;
+    if (fds[2].revents != 0 && fake->socket >= 0) {
+        char byte;
+        if (recv(fake->socket, &byte, 1, MSG_DONTWAIT) == 0)
+            forget_session(fake);
+    }
+    if ((fds[0].revents & POLLIN) != 0 && !fake->paused) {
+        forget_session(fake);
+        fake->socket = accept4(fake->listener, NULL, NULL, SOCK_CLOEXEC);
+        if (fake->socket >= 0)
+            shake_hands(fake);
+    }
+}
+
+static void *run(void *argument)
+{
+    struct fake *fake = argument;
+    pthread_mutex_lock(&fake->mutex);
+    while (!fake->stop) {
+        fake->standing = fake->paused;
+        if (fake->paused) {
+            pthread_cond_broadcast(&fake->changed);
+            pthread_cond_wait(&fake->changed, &fake->mutex);
+            continue;
+        }
+        set_parked(fake, ACTIVE);
+        uint32_t taken = fake->words != NULL && fake->handshake == HANDSHAKE_GOOD ? fake_turn(fake) : 0;
+        if (taken > 0)
+            continue;
+        set_parked(fake, PARKED);
+        if (fake->words == NULL || fake->handshake != HANDSHAKE_GOOD || fake_turn(fake) == 0)
+            sleep_parked(fake);
+    }
+    forget_session(fake);
+    pthread_mutex_unlock(&fake->mutex);
+    return NULL;
+}
+
+static void wake(struct fake *fake)
+{
+    uint64_t one = 1;
+    cr_assert_eq(write(fake->control, &one, sizeof one), (ssize_t)sizeof one);
+    pthread_cond_broadcast(&fake->changed);
+}
+
+void fake_start(struct fake *fake)
+{
+    snprintf(fake->folder, sizeof fake->folder, "/tmp/walrus-client-XXXXXX");
+    cr_assert_not_null(mkdtemp(fake->folder));
+    snprintf(fake->path, sizeof fake->path, "%s/s", fake->folder);
+    fake->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", fake->path);
+    cr_assert_eq(bind(fake->listener, (struct sockaddr *)&address, sizeof address), 0);
+    cr_assert_eq(listen(fake->listener, 8), 0);
+    fake->control = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    fake->socket = fake->doorbell = fake->signal = -1;
+    pthread_mutex_init(&fake->mutex, NULL);
+    pthread_cond_init(&fake->changed, NULL);
+    cr_assert_eq(pthread_create(&fake->thread, NULL, run, fake), 0);
+}
+
+void fake_pause(struct fake *fake)
+{
+    pthread_mutex_lock(&fake->mutex);
+    fake->paused = true;
+    wake(fake);
+    while (!fake->standing)
+        pthread_cond_wait(&fake->changed, &fake->mutex);
+    pthread_mutex_unlock(&fake->mutex);
+}
+
+void fake_resume(struct fake *fake)
+{
+    pthread_mutex_lock(&fake->mutex);
+    fake->paused = false;
+    wake(fake);
+    pthread_mutex_unlock(&fake->mutex);
+}
+
+void fake_die(struct fake *fake)
+{
+    if (fake->socket >= 0) {
+        shutdown(fake->socket, SHUT_RDWR);
+        close_socket(fake);
+    }
+}
+
+void fake_stop(struct fake *fake)
+{
+    pthread_mutex_lock(&fake->mutex);
+    fake->stop = true;
+    fake->paused = false;
+    wake(fake);
+    pthread_mutex_unlock(&fake->mutex);
+    pthread_join(fake->thread, NULL);
+    close(fake->listener);
+    close(fake->control);
+    unlink(fake->path);
+    rmdir(fake->folder);
+    for (uint32_t i = 0; i < fake->topic_count; i++) {
+        for (uint64_t k = 0; k < fake->topics[i]->count; k++)
+            free(fake->topics[i]->entries[k].data);
+        free(fake->topics[i]->entries);
+        free(fake->topics[i]);
+    }
+    for (uint32_t i = 0; i < array_count(fake->streams); i++) {
+        if (fake->streams[i].open) {
+            fake->streams[i].topic = 0;
+            end_stream(fake, &fake->streams[i], false);
+        }
+    }
+    free(fake->held);
+}
+
+/* ------------------------------------------------------------------------------------------------ for tests */
+
+walrus *fake_connect(struct fake *fake, struct walrus_connect_options options)
+{
+    char words[512] = "";
+    walrus *handle = NULL;
+    options.socket_path = fake->path;
+    options.error = words;
+    options.error_size = sizeof words;
+    int code = walrus_connect(&handle, &options);
+    cr_assert_eq(code, 0, "%d: %s", code, words);
+    return handle;
+}
+
+walrus_topic *open_topic(walrus *handle, const char *name)
+{
+    walrus_topic *topic = NULL;
+    int code = walrus_topic_open(handle, name, strlen(name), NULL, &topic);
+    cr_assert_eq(code, 0, "%d: %s", code, walrus_error(handle));
+    return topic;
+}
+
+bool fd_readable(const walrus *handle)
+{
+    struct pollfd fd = {.fd = walrus_fd(handle), .events = POLLIN};
+    return poll(&fd, 1, 0) == 1;
+}
+
+void fake_expect_no_mistakes(const struct fake *fake)
+{
+    cr_assert_eq(fake->mistakes, 0, "the library did wrong: %s", fake->mistake);
+}
