@@ -39,7 +39,7 @@ __attribute__((noreturn)) static void be_broker(struct broker *broker, int outpu
 /* Reads one line of its output within the limit. */
 static int wait_for_ready(struct broker *broker, int64_t started, struct error *err)
 {
-    char line[512];
+    char line[512] = "";
     size_t used = 0;
     while (memchr(line, '\n', used) == NULL) {
         int64_t left = started + START_LIMIT_NS - now_ns();

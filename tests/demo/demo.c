@@ -117,14 +117,15 @@ static void clean_up(struct demo *demo)
 
 static void share_out(struct demo *demo)
 {
-    demo->topic_count = demo->producers * TOPICS_PER_PRODUCER;
-    check_bug(demo->topic_count > 0 && demo->topic_count <= MAX_TOPICS);
+    const size_t topics = (size_t)demo->producers * TOPICS_PER_PRODUCER;
+    check_bug(topics > 0 && topics <= MAX_TOPICS);
+    demo->topic_count = (unsigned)topics;
     size_t at = 0;
-    for (unsigned i = 0; i < demo->topic_count; i++) {
+    for (unsigned i = 0; i < topics; i++) {
         struct topic_range *range = &demo->topics[i];
         snprintf(range->name, sizeof range->name, "demo/text-%u", i + 1);
         range->first = at;
-        range->count = (demo->input.count * (i + 1)) / demo->topic_count - at;
+        range->count = demo->input.count * (i + 1) / topics - at;
         at += range->count;
     }
 }

@@ -38,11 +38,14 @@ static int keep(struct store_topic *topic, const struct walrus_entry *entry)
         topic->entries = entries;
         topic->capacity = capacity;
     }
-    char *data = malloc(entry->length + 1);
-    if (data == NULL)
+    struct seen *seen = &topic->entries[topic->count];
+    seen->sequence = entry->sequence;
+    seen->length = entry->length;
+    seen->data = malloc(entry->length + 1);
+    if (seen->data == NULL)
         return -ENOMEM;
-    memcpy(data, entry->data, entry->length);
-    topic->entries[topic->count++] = (struct seen){entry->sequence, data, entry->length};
+    memcpy(seen->data, entry->data, entry->length);
+    topic->count++;
     return 0;
 }
 
