@@ -301,7 +301,7 @@ int main(int argc, char **argv)
     handle_signals(on_signal);
 
     struct error err = {0};
-    struct verified result;
+    struct verified result = {0};
     int rc = run(&demo, &result, &err);
     if (rc == 0) {
         print_table(&demo, &result);
