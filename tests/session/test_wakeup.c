@@ -78,26 +78,40 @@ Test(signal, is_one_for_many_answers_of_a_turn)
 
 /* ------------------------------------------------------------------------------------------------ both wake-ups, no sleep lost */
 
-#define ROUNDS     100000
+#define ROUNDS     500000
 #define LOST_AFTER 10000 /* ms without a wake-up: it will never come */
 
-static void pause_at_random(uint64_t *seed)
+/* Up to a few microseconds, in steps of nanoseconds: the race is about when exactly two cores store and look. Looking at the
+ * broker's words all the while keeps their lines shared, so that its stores take long to be seen. */
+static void pause_at_random(uint64_t *seed, uint32_t most)
 {
     *seed = *seed * UINT64_C(6364136223846793005) + 1442695040888963407;
-    uint32_t value = (uint32_t)(*seed >> 33);
-    switch (value % 8) {
-    case 0:
-        sched_yield();
-        break;
-    case 1: {
-        struct timespec span = {.tv_nsec = (long)(value % 40000)};
-        nanosleep(&span, NULL);
-        break;
+    uint32_t steps = (uint32_t)(*seed >> 33) % most;
+    for (uint32_t i = 0; i < steps; i++) {
+        (void)*(const volatile uint32_t *)&client.broker->parked;
+        (void)*(const volatile uint32_t *)&client.broker->cq_tail;
     }
-    default:
-        for (uint32_t i = 0; i < value % 400; i++)
-            ck_pr_stall();
-    }
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Never asleep, so that the next descriptor comes while the broker is about to park. */
+static bool look_for_answer(struct completion *completion)
+{
+    int64_t end = 0;
+    for (uint64_t i = 1; ring_pop_completion(&client.cq, completion) != 1; i++)
+        if (i % 100000 == 0) {
+            if (end == 0)
+                end = now_ms() + LOST_AFTER;
+            else if (now_ms() > end)
+                return false;
+        }
+    return true;
 }
 
 /* As the library does it: arm, fence, look again, sleep on the eventfd. The rule of a lost wake-up: nothing for ten seconds. */
@@ -120,10 +134,18 @@ static bool wait_for_answer(struct completion *completion)
 
 static char failure[200]; /* no asserts off the test's own thread */
 
-static bool one_round(uint64_t number, uint64_t *seed)
+/* What the client does around each descriptor. */
+struct game {
+    bool sleeps;      /* for each answer; else it looks */
+    uint32_t before;  /* steps at most before it publishes */
+    uint32_t between; /* before it arms and sleeps */
+};
+
+static bool one_round(const struct game *game, uint64_t number, uint64_t *seed)
 {
     struct descriptor nothing = {.op = OP_NONE, .user_data = number};
     struct completion completion;
+    pause_at_random(seed, game->before);
     bool pushed = ring_push_descriptor(&client.sq, &nothing) == 1;
     full_fence();
     if (word_load(&client.broker->parked) == PARKED) {
@@ -131,7 +153,8 @@ static bool one_round(uint64_t number, uint64_t *seed)
         ssize_t ignored = write(client.doorbell, &one, sizeof one);
         (void)ignored;
     }
-    if (!pushed || !wait_for_answer(&completion)) {
+    pause_at_random(seed, game->between);
+    if (!pushed || !(game->sleeps ? wait_for_answer(&completion) : look_for_answer(&completion))) {
         snprintf(failure, sizeof failure,
                  "round %llu: a wake-up was lost: published %u taken %u posted %u reaped %u parked %u",
                  (unsigned long long)number, client.sq.mirror.p_tail, word_load(&client.broker->sq_head),
@@ -143,15 +166,13 @@ static bool one_round(uint64_t number, uint64_t *seed)
         snprintf(failure, sizeof failure, "round %llu: a wrong answer", (unsigned long long)number);
         return false;
     }
-    pause_at_random(seed);
     return true;
 }
 
 static void *play(void *argument)
 {
-    (void)argument;
     uint64_t seed = 42;
-    for (uint64_t i = 0; i < ROUNDS && one_round(i, &seed); i++)
+    for (uint64_t i = 0; i < ROUNDS && one_round(argument, i, &seed); i++)
         continue;
     uint64_t one = 1;
     ssize_t ignored = write(rig.stop.fd, &one, sizeof one);
@@ -159,36 +180,85 @@ static void *play(void *argument)
     return NULL;
 }
 
-/* One descriptor at a time, so that the broker parks around each of them and the client sleeps for each answer: with either fence
- * of either protocol taken out, the store of one side and the look of the other pass each other and both sleep. The loop runs in
- * this thread, since an io belongs to the one that made it. */
-static void ping_pong(int64_t spin_ns, int backend)
+/* One descriptor at a time. The loop runs in this thread, since an io belongs to the one that made it. */
+static void ping_pong(struct game game, int64_t spin_ns, int backend)
 {
     struct server_options options = {.spin_ns = spin_ns};
     rig_start(&rig, &options, backend);
     client_connect(&rig, &client);
     rig_watch_stop(&rig);
     pthread_t thread;
-    cr_assert_eq(pthread_create(&thread, NULL, play, NULL), 0);
+    cr_assert_eq(pthread_create(&thread, NULL, play, &game), 0);
     while (!rig.stop_asked)
         rig_turn(&rig, 1);
     cr_assert_eq(pthread_join(thread, NULL), 0);
     rig_unwatch_stop(&rig);
     cr_assert_eq(failure[0], '\0', "%s", failure);
-    cr_assert_gt(server_values(rig.server)->session_parks, ROUNDS / 100, "the loop did park");
     client_close(&client);
     rig_turn(&rig, 40);
     rig_stop(&rig);
 }
 
-Test(doorbell, no_descriptor_is_ever_slept_on, .timeout = 120)
+/* The broker parks at once, the client publishes about when it does: with either fence of the doorbell taken out, the store of
+ * one side and the look of the other pass each other, and the descriptor is slept on. */
+Test(doorbell, no_descriptor_is_ever_slept_on, .timeout = 200)
 {
-    ping_pong(0, IO_BACKEND_PWRITE);
+    ping_pong((struct game){.before = 4000, .between = 1}, 0, IO_BACKEND_PWRITE);
 }
 
-Test(doorbell, no_descriptor_is_ever_slept_on_with_uring_and_spinning, .timeout = 120)
+/* The client's half: arms and sleeps about when the next answer is posted. */
+static void *sleep_for_each(void *argument)
 {
-    ping_pong(SPIN_ADAPTIVE, IO_BACKEND_URING);
+    (void)argument;
+    uint64_t seed = 7;
+    for (uint64_t i = 0; i < ROUNDS; i++) {
+        struct completion completion;
+        pause_at_random(&seed, 30);
+        if (!wait_for_answer(&completion)) {
+            snprintf(failure, sizeof failure, "answer %llu: a signal was lost: posted %u reaped %u",
+                     (unsigned long long)i, word_load(&client.broker->cq_tail), client.cq.mirror.c_head);
+            break;
+        }
+    }
+    __atomic_store_n(&rig.stop_asked, true, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+/* In a turn there is much between a completion and the look at wake_at; here there is nothing, so that taking out the fence of
+ * either side shows. */
+Test(signal, no_answer_is_ever_slept_on, .timeout = 200)
+{
+    rig_start(&rig, NULL, 0);
+    client_connect(&rig, &client);
+    struct session *session = TAILQ_FIRST(&rig.server->sessions);
+    pthread_t thread;
+    uint64_t seed = 8;
+    cr_assert_eq(pthread_create(&thread, NULL, sleep_for_each, NULL), 0);
+    for (uint64_t posted = 0; posted < ROUNDS; posted++) {
+        while (word_load_acquire(&client.words->cq_head) != (uint32_t)posted &&
+               !__atomic_load_n(&rig.stop_asked, __ATOMIC_ACQUIRE))
+            ck_pr_stall();
+        seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+        for (uint32_t steps = (uint32_t)(seed >> 33) % 30; steps > 0; steps--)
+            (void)*(const volatile uint32_t *)&client.words->wake_at;
+        struct completion completion = {0};
+        session->outstanding++;
+        complete_post(session, &completion);
+        complete_signals(rig.server);
+        if (__atomic_load_n(&rig.stop_asked, __ATOMIC_ACQUIRE))
+            break;
+    }
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    cr_assert_eq(failure[0], '\0', "%s", failure);
+    client_close(&client);
+    rig_turn(&rig, 40);
+    rig_stop(&rig);
+}
+
+Test(doorbell, both_sides_sleep_and_nothing_is_lost_on_uring, .timeout = 200)
+{
+    ping_pong((struct game){.sleeps = true, .before = 20000, .between = 1000}, SPIN_ADAPTIVE,
+              IO_BACKEND_URING);
 }
 
 Test(doorbell, p7_an_idle_broker_with_a_follower_does_not_turn, .timeout = 20)
