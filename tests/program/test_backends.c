@@ -69,7 +69,7 @@ static bool smoke(const char *backend)
 Test(backends, uring_commits_and_recovers)
 {
     if (!smoke("uring"))
-        cr_skip("this machine has no io_uring for us");
+        skip(&place, "this machine has no io_uring for us");
 }
 
 Test(backends, pwrite_commits_and_recovers)
@@ -134,7 +134,7 @@ static void start_without_uring(struct child *child, const char *io)
     (void)child_await(child, &child->output, "walrusd: ready on ");
     if (child->out < 0 && child_finish(child, LIMIT_MS) == 125) {
         child_free(child);
-        cr_skip("no seccomp filter here");
+        skip(&place, "no seccomp filter here");
     }
 }
 

@@ -221,9 +221,9 @@ Test(check, a_store_whose_broker_was_killed_is_sound)
 Test(check, a_read_only_store_can_be_checked)
 {
     if (geteuid() != 0)
-        cr_skip("needs root: it mounts the store read-only");
+        skip(&place, "needs root: it mounts the store read-only");
     if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
-        cr_skip("no mount namespace here: %s", strerror(errno));
+        skip(&place, "no mount namespace here: %s", strerror(errno));
     fill_store(true);
     cr_assert(mount(place.store, place.store, NULL, MS_BIND, NULL) == 0);
     cr_assert(mount("none", place.store, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) == 0);

@@ -402,9 +402,9 @@ Test(store, options_out_of_range_exit_2)
 static void own_mounts(void)
 {
     if (geteuid() != 0)
-        cr_skip("needs root: it mounts a file system of its own");
+        skip(&place, "needs root: it mounts a file system of its own");
     if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
-        cr_skip("no mount namespace here: %s", strerror(errno));
+        skip(&place, "no mount namespace here: %s", strerror(errno));
     cr_assert(mkdir(place.store, 0700) == 0);
 }
 
