@@ -217,11 +217,19 @@ uint64_t size_of_file(struct io *io, struct io_file *file)
 
 /* ---------------------------------------------------------------------------------------------- processes */
 
-int in_child(int (*body)(void *context), void *context)
+pid_t fork_child(void)
 {
     fflush(NULL);
     pid_t child = fork();
     cr_assert_geq(child, 0);
+    if (child == 0)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return child;
+}
+
+int in_child(int (*body)(void *context), void *context)
+{
+    pid_t child = fork_child();
     if (child == 0)
         _exit(body(context));
     int status = 0;

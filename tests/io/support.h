@@ -61,6 +61,8 @@ int64_t do_unlink(struct io *io, const char *name);
 int64_t do_sync_directory(struct io *io);
 uint64_t size_of_file(struct io *io, struct io_file *file);
 
+/* fork; the child does not outlive the test. */
+pid_t fork_child(void);
 /* Runs body(context) in a child and returns what it returns (0 to 100), or 128 + the signal that ended it. */
 int in_child(int (*body)(void *context), void *context);
 /* Makes the system call `number` fail with `error` in this process and its later threads, from now on. */

@@ -29,7 +29,7 @@ each_backend(locks, a_file_another_process_has_locked_is_refused)
     cr_assert_eq(do_create(f.io, "a", 0, &file), 0);
     cr_assert_eq(do_close(f.io, file), 0);
     cr_assert_eq(pipe(ready), 0);
-    pid_t child = fork();
+    pid_t child = fork_child();
     if (child == 0) {
         int fd = open(path_in(f.folder, "a"), O_RDWR);
         if (flock(fd, LOCK_EX | LOCK_NB) == 0)
@@ -121,7 +121,7 @@ each_backend(locks, g11_a_killed_process_keeps_its_lock_until_its_writes_have_la
     for (int round = 0; round < 5; round++) {
         int ready[2];
         cr_assert_eq(pipe(ready), 0);
-        pid_t child = fork();
+        pid_t child = fork_child();
         if (child == 0)
             flood_for_ever(f.folder, *backend, ready[1]);
         close(ready[1]);
@@ -155,7 +155,7 @@ each_backend(locks, g11_a_claim_names_its_living_holder_and_is_free_after_its_de
     int ready[2];
     int64_t pid = -1;
     cr_assert_eq(pipe(ready), 0);
-    pid_t child = fork();
+    pid_t child = fork_child();
     if (child == 0) {
         struct io *io = io_make(f.folder, IO_BACKEND_PWRITE, -1);
         if (io->functions->claim(io, "store", &pid) == 0)
