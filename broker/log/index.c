@@ -634,6 +634,16 @@ static void sidecar_done(struct io_op *op)
     }
 }
 
+void index_write_now(struct log *log, struct segment *segment)
+{
+    check_bug(log->sidecar.state == SIDECAR_IDLE && segment->sidecar_wanted);
+    log->sidecar.segment = segment;
+    sidecar_step(log, SIDECAR_UNLINK, (struct io_op){.kind = IO_UNLINK, .name = INDEX_NEW});
+    io_kick(log->io);
+    while (log->sidecar.state != SIDECAR_IDLE)
+        io_wait(log->io, -1);
+}
+
 static void sidecar_turn(struct log *log)
 {
     struct sidecar_writer *w = &log->sidecar;

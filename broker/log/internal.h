@@ -404,6 +404,8 @@ struct index_row row_of(const struct frame_header *frame, uint64_t segment_offse
 /* The segment's image is in memory: 1. Being loaded: 0 (reads are tried again after). Cannot be had: negative errno. */
 int index_need(struct log *log, struct segment *segment) must_check;
 void index_turn(struct log *log);
+/* At stop: writes the sidecar of a segment whose image was just made. */
+void index_write_now(struct log *log, struct segment *segment);
 bool index_busy(const struct log *log);
 void index_free(struct log *log);
 

@@ -260,6 +260,15 @@ void log_abandon(struct log *log)
     release(log);
 }
 
+/* So that readers of the next life need not wait for a rebuild of what was the current segment. */
+static void index_save(struct log *log)
+{
+    struct segment *current = log_current(log);
+    if (current->end <= log->block || index_close(log, current) != 0)
+        return;
+    index_write_now(log, current);
+}
+
 int log_stop(struct log *log, struct error *err)
 {
     log->stopping = true;
@@ -279,6 +288,7 @@ int log_stop(struct log *log, struct error *err)
         error = error_set(err, log->failed.code, "%s", log->failed.text);
         log->abandoned = true;
     } else {
+        index_save(log);
         error = checkpoint_write_now(log, true, err);
     }
     while (log->io->inflight > 0)

@@ -123,7 +123,9 @@ static void topic_free(struct log *log, struct topic *topic)
 void log_topic_release(struct log *log, struct topic *topic)
 {
     check_bug(topic->refs > 0);
-    if (--topic->refs == 0 && !topic->committed && !topic->sealed && topic->waiters == NULL)
+    /* One whose early answers were lost is kept too: its sequences are burnt, and somebody must be told. */
+    bool nothing_given = topic->next_assign == 1 && !topic->lost;
+    if (--topic->refs == 0 && !topic->committed && !topic->sealed && nothing_given && topic->waiters == NULL)
         topic_free(log, topic);
 }
 
