@@ -32,23 +32,23 @@ find_tree() {
     "${MESON:-meson}" install -C "$build" --no-rebuild --quiet --destdir "$tree" >"$root/install.log" 2>&1 ||
         { cat "$root/install.log" && fail "meson install"; }
     local pc
-    pc=$(find "$tree" -name walrus-client.pc)
-    [[ -n $pc ]] || fail "no walrus-client.pc installed"
+    pc=$(find "$tree" -name libwalrus-client.pc)
+    [[ -n $pc ]] || fail "no libwalrus-client.pc installed"
     export PKG_CONFIG_LIBDIR=${pc%/*} PKG_CONFIG_SYSROOT_DIR=$tree PKG_CONFIG_PATH=
-    prefix=$tree$(PKG_CONFIG_SYSROOT_DIR='' pkg-config --variable=prefix walrus-client)
-    libdir=$tree$(PKG_CONFIG_SYSROOT_DIR='' pkg-config --variable=libdir walrus-client)
+    prefix=$tree$(PKG_CONFIG_SYSROOT_DIR='' pkg-config --variable=prefix libwalrus-client)
+    libdir=$tree$(PKG_CONFIG_SYSROOT_DIR='' pkg-config --variable=libdir libwalrus-client)
     shared_library=$libdir/libwalrus-client.so
 }
 
 flags() { # flags PKG_CONFIG_ARGUMENT...: into the array `flags`
-    read -ra flags <<<"$(pkg-config "$@" walrus-client)"
+    read -ra flags <<<"$(pkg-config "$@" libwalrus-client)"
 }
 
 # run PROGRAM: it prints the version of the library it runs with; that must be the one pkg-config names.
 run_and_compare() {
     local printed wanted
     printed=$(LD_LIBRARY_PATH=$libdir "$1") || fail "$1 ended with $?"
-    wanted=$(pkg-config --modversion walrus-client)
+    wanted=$(pkg-config --modversion libwalrus-client)
     [[ $printed == "$wanted" ]] || fail "the program says version '$printed', pkg-config says '$wanted'"
 }
 
@@ -82,7 +82,7 @@ every_file_is_there() {
 
 programs_run() {
     local path wanted
-    wanted=$(pkg-config --modversion walrus-client)
+    wanted=$(pkg-config --modversion libwalrus-client)
     while read -r path; do
         LD_LIBRARY_PATH=$libdir "$path" --version </dev/null >"$root/version" 2>&1 || fail "$path --version ended with $?"
         grep -qF "$wanted" "$root/version" || fail "$path --version says '$(cat "$root/version")', not $wanted"
@@ -96,6 +96,19 @@ c99_program_shared() {
     "${cc[@]}" -std=c99 "${strict[@]}" -o "$root/program" "$here/version.c" "${flags[@]}" || fail "does not build"
     needed_by "$root/program" | grep -q '^libwalrus-client\.so\.0$' || fail "not linked with the shared library"
     run_and_compare "$root/program"
+}
+
+# The program in README.md, taken out of it: builds, and says where it looked when no broker is there.
+readme_example_builds() {
+    awk '/^    #include/ { inside = 1 } /^[^ ]/ { inside = 0 } inside { sub(/^    /, ""); print }' \
+        "$here/../../README.md" >"$root/readme.c"
+    [[ -s $root/readme.c ]] || fail "README.md holds no program"
+    flags --cflags --libs
+    "${cc[@]}" -std=c99 "${strict[@]}" -o "$root/program" "$root/readme.c" "${flags[@]}" || fail "does not build"
+    local status=0
+    WALRUS_SOCKET=$root/nobody LD_LIBRARY_PATH=$libdir "$root/program" 2>"$root/words" || status=$?
+    [[ $status -eq 1 ]] || fail "ended with $status without a broker, not with 1"
+    grep -qF "$root/nobody" "$root/words" || fail "does not name the socket: $(cat "$root/words")"
 }
 
 c99_program_static() {
@@ -172,7 +185,7 @@ programs_and_library_are_hardened() {
 
 find_tree
 case $check in
-every_file_is_there | programs_run | c99_program_shared | c99_program_static | cxx11_program_shared | cxx11_program_static | \
+every_file_is_there | programs_run | readme_example_builds | c99_program_shared | c99_program_static | cxx11_program_shared | cxx11_program_static | \
     only_walrus_symbols_are_exported | library_needs_libc_only | library_has_its_soname | programs_and_library_are_hardened)
     "$check"
     ;;
