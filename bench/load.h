@@ -19,8 +19,8 @@ struct load {
     uint64_t size;  /* bytes of an entry */
     double seconds; /* measured time; 0: by count */
     uint64_t count; /* measured batches of all producers together; 0: by time */
-    uint64_t
-        most_bytes; /* payload of all producers together, warm-up included, at which a run by time ends early; 0: none */
+    /* Payload of all producers together, warm-up included, at which a run by time ends early; 0: none. */
+    uint64_t most_bytes;
     uint8_t level; /* enum walrus_level that `durability` stands for */
     bool queue;
     bool as_batch; /* also batches of one entry are sent as batches */
@@ -58,6 +58,7 @@ struct numbers {
     double
         other_cpu; /* cores that everybody else used meanwhile, the kernel's threads for our I/O included */
     double written_bytes; /* payload of the whole round, warm-up included */
+    double log_bytes;     /* what the log grew by; 0: not known */
     bool prepared;        /* all of it went into space that had been prepared before the round */
     bool prepared_known;  /* the broker said so; else it is judged by size */
 };

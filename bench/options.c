@@ -30,6 +30,7 @@ enum {
     KEY_SIZE_GIB,
     KEY_SUSTAINED,
     KEY_KEEP,
+    KEY_QUIET,
 };
 
 static const struct argp_option known[] = {
@@ -55,6 +56,8 @@ static const struct argp_option known[] = {
     {"io", KEY_IO, "BACKEND", 0, "its --io: auto, uring, pwrite or mmap", 3},
     {"dir", KEY_DIR, "DIR", 0,
      "folder on the disk to measure (default: here); a folder below it is made and removed", 3},
+    {"quiet", KEY_QUIET, "S", 0,
+     "wait up to S seconds before each run until others leave the cores alone (default 10)", 3},
     {"keep", KEY_KEEP, NULL, 0, "leave that folder", 3},
     {"json", KEY_JSON, NULL, 0, "print JSON instead of a table", 4},
     {0},
@@ -185,6 +188,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_SUSTAINED:
         o->sustained = true;
         return 0;
+    case KEY_QUIET:
+        o->quiet = fraction(state, "quiet", text, 0, 3600);
+        return 0;
     case KEY_KEEP:
         o->keep = true;
         return 0;
@@ -232,6 +238,7 @@ void options_parse(struct options *options, int argc, char **argv)
                                   .durability = "sync"};
     options->dir = ".";
     options->size_gib = 2;
+    options->quiet = 10;
     options->argc = argc;
     options->argv = argv;
     argp_err_exit_status = 2;

@@ -87,6 +87,7 @@ static void put_numbers(json_t *object, const struct numbers *n)
     json_object_set_new(object, "other_cores", real(n->other_cpu));
     json_object_set_new(object, "seconds", real(n->seconds));
     json_object_set_new(object, "written_bytes", real(n->written_bytes));
+    json_object_set_new(object, "log_bytes", real(n->log_bytes));
 }
 
 static json_t *json_raw(const struct raw_numbers *raw)

@@ -20,12 +20,14 @@
 
 #define WARM_NS           INT64_C(150000000)
 #define SETTLE_NS         INT64_C(10000000000)
-#define QUIET_NS          INT64_C(15000000000)
 #define RAW_FILE_BYTES    (UINT64_C(768) << 20)
 #define POOL_GUESS        (UINT64_C(128) << 20) /* prepared space if the broker does not say */
 #define COUNTER_LOOKS     60
 #define COUNTER_LOOK_NS   10000000
 #define PRIME_BYTES       (UINT64_C(96) << 20)
+#define POOL_SHARE        0.85
+#define SMALL_FACTOR      6.0 /* a batch alone in a group of one block */
+#define LARGE_FACTOR      1.2
 #define SUSTAINED_TIMES   4u
 #define SUSTAINED_LEAST   (UINT64_C(1) << 30)
 #define SUSTAINED_SECONDS 60.0
@@ -172,6 +174,7 @@ int stage_round(struct stage_set *stage, const struct load *load, const struct l
         return error_set(err, code, "out of memory");
     uint64_t used = log_bytes(stage);
     double written = used > before ? (double)(used - before) : result->numbers.written_bytes;
+    result->numbers.log_bytes = used > before ? written : 0;
     result->numbers.prepared_known = known;
     result->numbers.prepared = written <= (double)space;
     return 0;
@@ -304,6 +307,7 @@ void row_medians(struct row *row)
     NUMBERS_MEDIAN(client_cpu);
     NUMBERS_MEDIAN(other_cpu);
     NUMBERS_MEDIAN(written_bytes);
+    NUMBERS_MEDIAN(log_bytes);
     median_quantiles(&row->walrus.latency, row->rounds_walrus, sizeof(struct numbers),
                      offsetof(struct numbers, latency), row->rounds);
     for (size_t i = 0; i < STAGE_COUNT; i++)
@@ -344,6 +348,7 @@ struct yard {
     enum raw_group_way ways[RAW_GROUP_WAYS];
     bool ways_ranked;
     double group_bytes; /* of the broker's last round */
+    double log_factor;  /* bytes of log for a byte of payload; first a guess, then as the last round had it */
     double
         device_bytes[ROUNDS_MOST]; /* YARDSTICK_CEILING: bytes/s of the loop that also writes to the device */
     double device_ratios[ROUNDS_MOST];
@@ -453,23 +458,25 @@ static int run_yardstick(struct yard *yard, struct raw_numbers *result, struct e
 /* ------------------------------------------------------------------------------------------------ rounds */
 
 /* Limits the round in bytes so that it stays inside the prepared space, or goes well beyond. */
-static void set_byte_limit(const struct stage_set *stage, const struct row *row, struct load *load)
+static void set_byte_limit(const struct yard *yard, struct load *load)
 {
+    const struct row *row = yard->row;
     uint64_t pool = POOL_GUESS;
-    if (!prepared_space(stage, &pool))
+    if (!prepared_space(yard->stage, &pool))
         pool = POOL_GUESS;
     if (row->sustained) {
         load->most_bytes = max_u64(SUSTAINED_TIMES * pool, SUSTAINED_LEAST);
         load->seconds = SUSTAINED_SECONDS;
     } else if (load->count == 0 && load->most_bytes == MOST_BYTES_PREPARED)
-        load->most_bytes = pool / 10 * 8;
+        load->most_bytes = (uint64_t)((double)pool * POOL_SHARE / yard->log_factor);
 }
 
 /* Neither side is measured beside the broker's own preparations, or beside other people's work. */
 static void settle(const struct stage_set *stage)
 {
     broker_settle(&stage->broker, SETTLE_NS);
-    (void)machine_wait_quiet(QUIET_NS);
+    if (stage->bench->options.quiet > 0)
+        (void)machine_wait_quiet((int64_t)(stage->bench->options.quiet * 1e9));
 }
 
 /* The first segments of a store are small and so is what is prepared behind them: write until that is over. Not measured, but
@@ -496,7 +503,7 @@ static int one_round(struct yard *yard, uint32_t number, struct error *err)
     bool raw_first = row->yardstick != YARDSTICK_GROUP_SIZE && number % 2 == 0;
     settle(stage);
     yard->load = row->load;
-    set_byte_limit(stage, row, &yard->load);
+    set_byte_limit(yard, &yard->load);
     if (row->has_raw && raw_first) {
         code = run_yardstick(yard, &row->rounds_raw[number], err);
         if (code < 0)
@@ -507,6 +514,8 @@ static int one_round(struct yard *yard, uint32_t number, struct error *err)
     if (code < 0)
         return code;
     row->rounds_walrus[number] = result.numbers;
+    if (result.numbers.log_bytes > 0)
+        yard->log_factor = result.numbers.log_bytes / result.numbers.written_bytes;
     yard->group_bytes =
         result.numbers.group_bytes > 0 ? result.numbers.group_bytes : (double)load_batch_bytes(&row->load);
     if (row->has_raw && !raw_first) {
@@ -540,7 +549,9 @@ int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error 
     int code = stage_begin(&stage, bench, row->load.durability, err);
     if (code < 0)
         return code;
-    struct yard yard = {.stage = &stage, .row = row};
+    struct yard yard = {.stage = &stage,
+                        .row = row,
+                        .log_factor = load_batch_bytes(&row->load) < RAW_BLOCK ? SMALL_FACTOR : LARGE_FACTOR};
     if (row->has_raw && (!row->sustained || row->yardstick == YARDSTICK_CEILING)) {
         uint64_t bytes =
             max_u64(RAW_FILE_BYTES, 4 * row->load.depth * align_up(load_batch_bytes(&row->load), RAW_BLOCK));

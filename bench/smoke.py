@@ -37,7 +37,7 @@ def check_row(row, count):
 def main():
     bench, broker, folder = sys.argv[1:4]
     count = 200
-    command = [bench, "--json", "--raw", "--broker", broker, "--dir", folder, "--count", str(count), "--rounds", "2",
+    command = [bench, "--json", "--raw", "--broker", broker, "--dir", folder, "--count", str(count), "--rounds", "2", "--quiet", "0",
                "--batch", "10", "--size", "700"] + sys.argv[4:]
     before = set(os.listdir(folder))
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, text=True)
