@@ -102,7 +102,8 @@ static error_t parse_argument(int key, char *text, struct argp_state *state)
     }
     switch (key) {
     case KEY_HELP:
-        argp_state_help(state, stdout, ARGP_HELP_USAGE | ARGP_HELP_LONG | ARGP_HELP_DOC);
+        argp_help(state->root_argp, stdout, ARGP_HELP_USAGE | ARGP_HELP_LONG | ARGP_HELP_DOC,
+                  (char[]){"walrusd"});
         parse->options->finished = true;
         return 0;
     case KEY_VERSION:
