@@ -222,6 +222,11 @@ static int lock_folder_of(const char *path, int *out, struct error *err)
     return 0;
 }
 
+static int64_t made_ns(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
 static int bind_and_listen(const char *path, const struct sockaddr_un *address, uint32_t mode,
                            struct listener *out, struct error *err)
 {
@@ -243,7 +248,7 @@ static int bind_and_listen(const char *path, const struct sockaddr_un *address, 
         unlink(path);
         goto close_socket;
     }
-    *out = (struct listener){.fd = fd, .device = st.st_dev, .inode = st.st_ino};
+    *out = (struct listener){.fd = fd, .device = st.st_dev, .inode = st.st_ino, .made_ns = made_ns(&st)};
     return 0;
 
 close_socket:
@@ -271,6 +276,7 @@ int socket_listen(const char *path, uint32_t mode, struct listener *out, struct 
 void socket_remove(const char *path, const struct listener *listener)
 {
     struct stat st;
-    if (lstat(path, &st) == 0 && st.st_dev == listener->device && st.st_ino == listener->inode)
+    if (lstat(path, &st) == 0 && st.st_dev == listener->device && st.st_ino == listener->inode &&
+        made_ns(&st) == listener->made_ns)
         unlink(path);
 }

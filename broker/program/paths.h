@@ -20,6 +20,7 @@ int socket_probe(const char *path, struct error *err) must_check;
 struct listener {
     int fd;
     uint64_t device, inode; /* of the socket file */
+    int64_t made_ns;        /* inode numbers are used again */
 };
 
 /* A socket that listens on `path`, replacing a stale one. */
