@@ -92,13 +92,10 @@ void walrus_start_with(struct place *place, struct child *child, const char *con
 
 /* cr_skip ends the test without its .fini. */
 #define skip(place, ...)                                                                                     \
-    \ do                                                                                                     \
-    {                                                                                                        \
-        \ place_remove(place);                                                                               \
-        \ cr_skip(__VA_ARGS__);                                                                              \
-        \                                                                                                    \
-    }                                                                                                        \
-    while (0)
+    do {                                                                                                     \
+        place_remove(place);                                                                                 \
+        cr_skip(__VA_ARGS__);                                                                                \
+    } while (0)
 
 /* Fails the test with the words, what the child printed and the broker's messages. `place` and `child` may be
  * NULL. */
