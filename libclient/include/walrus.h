@@ -7,6 +7,7 @@
  *   - Threads: a handle (struct walrus) and all that hangs on it (topics, batches, entries) is used by one thread at a time; it
  *     may be handed from thread to thread. Many handles in one thread, or one each in many threads, are fine.
  *   - fork: a handle does not survive it. In the child every call on it returns -EOWNERDEAD; walrus_close only releases memory.
+ *     Until the child closes it, or calls exec, the broker sees the connection alive.
  *   - The library installs no signal handlers, starts no threads, prints nothing, raises no SIGPIPE.
  *   - Calls return 0 (or a count) or a negative errno. walrus_error() gives the words of the last error of the handle.
  *   - Times are int64_t nanoseconds, monotonic and relative; negative means for ever.
@@ -20,6 +21,8 @@
  *   - 0 says that the receipt's level was reached. With a topic at WALRUS_LEVEL_DURABLE (the default) that is "survives power
  *     loss"; lower levels are a choice of the topic or the broker, see enum walrus_level.
  *   - -ECONNRESET and -EINPROGRESS say that the outcome is not known; all other errors of writes say "not written, never will be".
+ *   - Once the connection is lost every call says so: -ECONNRESET, or -EPROTO if this library ended it because the broker broke
+ *     the protocol (batches in flight are -ECONNRESET then, too). Close the handle and connect again.
  *   - A device that lies about flushes cannot be helped from here.
  */
 #ifndef WALRUS_H
@@ -99,7 +102,7 @@ WALRUS_API void walrus_close(walrus *handle);
 /* Words of the handle's last error: what, where, the way out. Never NULL; valid until the next call on the handle. */
 WALRUS_API const char *walrus_error(const walrus *handle);
 
-/* Why the handle's last call said -EAGAIN or -EBUSY: enum walrus_reason. */
+/* Why the handle's last call said -EAGAIN or -EBUSY: enum walrus_reason. Completions say it in their receipt. */
 WALRUS_API int walrus_reason(const walrus *handle);
 
 /* One descriptor for the handle's life, for poll, select, epoll: readable whenever a completion is unreaped or the connection is
@@ -176,7 +179,8 @@ struct walrus_write_options {
  *   -EDQUOT too many topics: ask the operator                     -ENOSPC the disk is full: later
  *   -EIO not written and never will be: decide                    -ESHUTDOWN the broker is stopping: later
  *   -ECONNRESET the broker died, outcome unknown                  -EOWNERDEAD forked child
- *   -EAGAIN the handle's own open batches hold the arena: submit or abort one */
+ *   -EAGAIN the broker's buffers or its log space did not clear within 30 s; shorter waits are the library's
+ * A signal handler does not end the call: the outcome would not be known. */
 WALRUS_API int walrus_append_for_topic(walrus *handle, const char *topic, const void *data, size_t length,
                                        const struct walrus_write_options *options,
                                        struct walrus_receipt *receipt) WALRUS_MUST_CHECK;
@@ -210,13 +214,14 @@ struct walrus_read_options {
 /* Reads entries of a topic from sequence `from` on (0 or 1: the earliest). Returns their number and *entries, yours until
  * walrus_entries_release; 0 (and *entries NULL) when there is nothing at `from` yet.
  * -ENOENT no such topic (with follow_ns: it is waited for); -ENODATA `from` is not there any more; -EBADMSG stored data is damaged;
- * -EAGAIN the window is held by entries not yet released; -ETIME nothing came within follow_ns; -EINVAL; -EIO; -ECONNRESET;
- * -EOWNERDEAD. */
+ * -EAGAIN the window is held by entries not yet released; -ETIME nothing came within follow_ns; -EINTR a signal handler ran while
+ * it followed; -EINVAL; -EIO; -ENOMEM; -ESHUTDOWN; -ECONNRESET; -EOWNERDEAD.
+ * An entry larger than the window is put together in memory of its own. */
 WALRUS_API int walrus_batch_read_for_topic(walrus *handle, const char *topic, uint64_t from,
                                            const struct walrus_read_options *options,
                                            walrus_entries **entries) WALRUS_MUST_CHECK;
 WALRUS_API size_t walrus_entries_count(const walrus_entries *entries);
-/* Entry `index` (from 0); false if there is none. The data is valid until release. */
+/* Entry `index` (from 0): 1, or 0 if there is none. The data is valid until release. */
 WALRUS_API int walrus_entries_get(const walrus_entries *entries, size_t index, struct walrus_entry *entry) WALRUS_MUST_CHECK;
 /* The sequence to ask for next. */
 WALRUS_API uint64_t walrus_entries_next(const walrus_entries *entries);
@@ -255,15 +260,17 @@ WALRUS_API void walrus_topic_close(walrus_topic *topic);
 WALRUS_API int walrus_batch_begin(walrus_topic *topic, walrus_batch **batch) WALRUS_MUST_CHECK;
 
 /* Room for one more entry of up to `length` bytes, to be written in place. The entry before it is final from then on. An entry
- * that does not fit the arena beside the batch so far: -EMSGSIZE (use walrus_batch_add, which sends the batch in chunks).
+ * that does not fit the arena's share of a batch beside the batch so far, or a batch that goes in chunks already: -EMSGSIZE (use
+ * walrus_batch_add, which sends the batch in chunks).
  * -EAGAIN (ARENA, OPEN_BATCH): nothing changed. -EINVAL over a limit. */
 WALRUS_API int walrus_batch_reserve(walrus_batch *batch, size_t length, void **data) WALRUS_MUST_CHECK;
 /* The last reserved entry used only `length` bytes (at most what was reserved). */
 WALRUS_API int walrus_batch_trim(walrus_batch *batch, size_t length) WALRUS_MUST_CHECK;
-/* Copies one entry in. A batch that outgrows the arena's share of a batch is sent in chunks while it is filled (the topic is
- * then busy from its first chunk on) and may wait for arena space. -EINVAL over a limit; errors of the stream. */
+/* Copies one entry in. A batch that outgrows the arena's share of a batch (half of it, at most 3 MiB) is sent in chunks while it
+ * is filled: the topic is then busy from its first chunk on, and pointers from reserve are no longer valid. May wait for arena
+ * space. -EINVAL over a limit; otherwise the stream has failed, with the error of a completion: submit or abort it. */
 WALRUS_API int walrus_batch_add(walrus_batch *batch, const void *data, size_t length) WALRUS_MUST_CHECK;
-/* The user's byte `type` of the last entry. */
+/* The user's byte `type` of the last entry: right after that was added. */
 WALRUS_API int walrus_batch_set_type(walrus_batch *batch, uint8_t type) WALRUS_MUST_CHECK;
 
 struct walrus_submit_options {
@@ -286,8 +293,9 @@ struct walrus_completion {
     uint32_t reserved;
     struct walrus_receipt receipt;
 };
-/* Takes up to `max` completions, in order, without waiting or a system call. Returns how many. -EINVAL, -EOWNERDEAD. After the
- * broker died, what it had answered comes first, then -ECONNRESET for each batch still in flight. */
+/* Takes up to `max` completions, in order, without waiting; without a system call while there are some and walrus_fd is not in
+ * use. Returns how many. -EINVAL, -EOWNERDEAD. After the broker died, what it had answered comes first, then -ECONNRESET for each
+ * batch still in flight, and when nothing is left the call itself says -ECONNRESET. */
 WALRUS_API int walrus_reap(walrus *handle, struct walrus_completion *completions, int max) WALRUS_MUST_CHECK;
 /* Waits until at least `count` completions can be reaped, or the connection is lost and nothing more will come. 0, -ETIME, -EINTR,
  * -EINVAL (more than are in flight), -EOWNERDEAD. */

@@ -145,10 +145,11 @@ static inline bool stays_whole(const struct walrus_batch *batch, uint64_t length
            batch->used + align_up(length, PAYLOAD_ALIGN) <= MAX_WHOLE_PAYLOAD;
 }
 
-static inline void zero_padding(uint8_t *entry, uint32_t length)
+/* Before an entry is written: the last bytes up to the next multiple of PAYLOAD_ALIGN, all at once. */
+static inline void zero_end(uint8_t *entry, uint32_t padded)
 {
-    uint32_t padded = walrus__padded(length);
-    memset(entry + length, 0, padded - length);
+    if (padded > 0)
+        memset(entry + padded - PAYLOAD_ALIGN, 0, PAYLOAD_ALIGN);
 }
 
 int walrus_batch_reserve(walrus_batch *batch, size_t length, void **data)
@@ -174,9 +175,9 @@ int walrus_batch_reserve(walrus_batch *batch, size_t length, void **data)
             return code;
     }
     uint8_t *entry = batch->base + batch->used;
-    zero_padding(entry, (uint32_t)length);
-    batch->records[batch->record_count++] = (struct entry_record){.length = (uint32_t)length};
     batch->reserved = walrus__padded(length);
+    zero_end(entry, batch->reserved);
+    batch->records[batch->record_count++] = (struct entry_record){.length = (uint32_t)length};
     batch->used += batch->reserved;
     batch->entries++;
     batch->bytes += length + ENTRY_OVERHEAD;
@@ -198,8 +199,8 @@ int walrus_batch_trim(walrus_batch *batch, size_t length)
     uint32_t begin = batch->used - batch->reserved;
     batch->bytes -= record->length - length;
     record->length = (uint32_t)length;
-    zero_padding(batch->base + begin, record->length);
     batch->reserved = walrus__padded(length);
+    memset(batch->base + begin + length, 0, batch->reserved - length); /* what it had there is not wanted */
     batch->used = begin + batch->reserved;
     return 0;
 }
@@ -208,12 +209,13 @@ void walrus__put_record(struct walrus_batch *batch, const void *data, uint32_t l
                         uint8_t flags)
 {
     uint8_t *entry = batch->base + batch->used;
+    uint32_t padded = walrus__padded(length);
+    zero_end(entry, padded);
     if (length > 0)
         memcpy(entry, data, length);
-    zero_padding(entry, length);
     batch->records[batch->record_count++] =
         (struct entry_record){.length = length, .type = type, .flags = flags};
-    batch->used += walrus__padded(length);
+    batch->used += padded;
     batch->trimmable = false;
 }
 
