@@ -1,4 +1,5 @@
-/* blocking.c: the smallest use of Walrus. Writes its arguments as one atomic batch to a topic, then reads the topic.
+/* blocking.c: the smallest use of Walrus. Writes its arguments as one atomic batch to a topic, then reads the
+ * topic.
  *
  *   cc blocking.c $(pkg-config --cflags --libs libwalrus-client) -o blocking
  *   ./blocking greetings hello world */

@@ -1,5 +1,6 @@
-/* epoll.c: Walrus in an event loop. Each line of standard input becomes one entry, written in place; batches of up to 100 lines
- * are in flight while the loop goes on reading. One descriptor tells when something is done.
+/* epoll.c: Walrus in an event loop. Each line of standard input becomes one entry, written in place; batches
+ * of up to 100 lines are in flight while the loop goes on reading. One descriptor tells when something is
+ * done.
  *
  *   cc epoll.c $(pkg-config --cflags --libs libwalrus-client) -o epoll
  *   seq 100000 | ./epoll numbers */

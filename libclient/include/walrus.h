@@ -1,28 +1,32 @@
 /* walrus.h: write batches of entries so that 0 means "it is on disk".
  *
- * libwalrus-client talks to the broker (walrusd) of this host through shared memory. A batch is committed whole or not at
- * all, durably, and in order within its topic.
+ * libwalrus-client talks to the broker (walrusd) of this host through shared memory. A batch is committed
+ * whole or not at all, durably, and in order within its topic.
  *
  * Rules that hold for everything here
- *   - Threads: a handle (struct walrus) and all that hangs on it (topics, batches, entries) is used by one thread at a time; it
- *     may be handed from thread to thread. Many handles in one thread, or one each in many threads, are fine.
- *   - fork: a handle does not survive it. In the child every call on it returns -EOWNERDEAD; walrus_close only releases memory.
- *     Until the child closes it, or calls exec, the broker sees the connection alive.
+ *   - Threads: a handle (struct walrus) and all that hangs on it (topics, batches, entries) is used by one
+ *     thread at a time; it may be handed from thread to thread. Many handles in one thread, or one each in
+ *     many threads, are fine.
+ *   - fork: a handle does not survive it. In the child every call on it returns -EOWNERDEAD; walrus_close
+ *     only releases memory. Until the child closes it, or calls exec, the broker sees the connection alive.
  *   - The library installs no signal handlers, starts no threads, prints nothing, raises no SIGPIPE.
- *   - Calls return 0 (or a count) or a negative errno. walrus_error() gives the words of the last error of the handle.
+ *   - Calls return 0 (or a count) or a negative errno. walrus_error() gives the words of the last error of
+ *     the handle.
  *   - Times are int64_t nanoseconds, monotonic and relative; negative means for ever.
- *   - Pointers from walrus_batch_reserve are aligned to 16 bytes and valid until submit or abort; entries that were read, until
- *     walrus_entries_release.
+ *   - Pointers from walrus_batch_reserve are aligned to 16 bytes and valid until submit or abort; entries
+ *     that were read, until walrus_entries_release.
  *   - Completions of one topic come in commit order. Blocking and asynchronous calls mix on one handle.
  *   - Option structs carry their size in `size`: set it to sizeof, the rest to zero, then what you want
  *     (struct walrus_write_options o = {.size = sizeof o}). NULL options mean all defaults.
  *
  * Caveats
- *   - 0 says that the receipt's level was reached. With a topic at WALRUS_LEVEL_DURABLE (the default) that is "survives power
- *     loss"; lower levels are a choice of the topic or the broker, see enum walrus_level.
- *   - -ECONNRESET and -EINPROGRESS say that the outcome is not known; all other errors of writes say "not written, never will be".
- *   - Once the connection is lost every call says so: -ECONNRESET, or -EPROTO if this library ended it because the broker broke
- *     the protocol (batches in flight are -ECONNRESET then, too). Close the handle and connect again.
+ *   - 0 says that the receipt's level was reached. With a topic at WALRUS_LEVEL_DURABLE (the default) that is
+ *     "survives power loss"; lower levels are a choice of the topic or the broker, see enum walrus_level.
+ *   - -ECONNRESET and -EINPROGRESS say that the outcome is not known; all other errors of writes say "not
+ *     written, never will be".
+ *   - Once the connection is lost every call says so: -ECONNRESET, or -EPROTO if this library ended it
+ *     because the broker broke the protocol (batches in flight are -ECONNRESET then, too). Close the handle
+ *     and connect again.
  *   - A device that lies about flushes cannot be helped from here.
  */
 #ifndef WALRUS_H
@@ -36,23 +40,23 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define WALRUS_API __attribute__((visibility("default")))
+#define WALRUS_API        __attribute__((visibility("default")))
 #define WALRUS_MUST_CHECK __attribute__((warn_unused_result))
 #else
 #define WALRUS_API
 #define WALRUS_MUST_CHECK
 #endif
 
-#define WALRUS_VERSION_MAJOR 0
-#define WALRUS_VERSION_MINOR 1
-#define WALRUS_VERSION_PATCH 0
+#define WALRUS_VERSION_MAJOR  0
+#define WALRUS_VERSION_MINOR  1
+#define WALRUS_VERSION_PATCH  0
 #define WALRUS_VERSION_STRING "0.1.0"
 
 /* Limits. */
-#define WALRUS_MAX_BATCH_ENTRIES 2000u          /* entries in a batch, and entries one read returns */
-#define WALRUS_MAX_BATCH_BYTES (10240ull << 20) /* payload bytes + WALRUS_ENTRY_OVERHEAD for each entry */
-#define WALRUS_ENTRY_OVERHEAD 64u
-#define WALRUS_MAX_TOPIC_NAME 255u              /* bytes; any but NUL and control characters (0x01-0x1f, 0x7f) */
+#define WALRUS_MAX_BATCH_ENTRIES 2000u            /* entries in a batch, and entries one read returns */
+#define WALRUS_MAX_BATCH_BYTES   (10240ull << 20) /* payload bytes + WALRUS_ENTRY_OVERHEAD for each entry */
+#define WALRUS_ENTRY_OVERHEAD    64u
+#define WALRUS_MAX_TOPIC_NAME    255u /* bytes; no control characters (0x00-0x1f, 0x7f) */
 
 typedef struct walrus walrus;                 /* one connection to the broker */
 typedef struct walrus_topic walrus_topic;     /* a topic as one handle knows it */
@@ -62,7 +66,7 @@ typedef struct walrus_entries walrus_entries; /* what one read returned */
 /* The library's version at run time, e.g. "0.1.0". Static storage. Any thread. */
 WALRUS_API const char *walrus_version(void);
 
-/* ---------------------------------------------------------------------------------------------- connection */
+/* ---------------------------------------------------------------------------------- connection */
 
 enum walrus_level {
     WALRUS_LEVEL_DEFAULT = 0,  /* the topic's; for a new topic the broker's --durability */
@@ -72,7 +76,7 @@ enum walrus_level {
 };
 
 enum walrus_connect_flag {
-    WALRUS_REQUIRE_IO_URING = 1u << 0 /* refuse (-EOPNOTSUPP) a broker whose active back end is not io_uring */
+    WALRUS_REQUIRE_IO_URING = 1u << 0 /* -EOPNOTSUPP unless io_uring is the broker's active back end */
 };
 
 struct walrus_connect_options {
@@ -82,36 +86,41 @@ struct walrus_connect_options {
     uint32_t flags;          /* enum walrus_connect_flag */
     uint32_t queue_entries;  /* batches and reads in flight, + 1; a power of two, 8 to 4096; 0 = 256 */
     uint64_t arena_bytes;    /* memory for batches being filled and in flight; 64 KiB to 1 GiB; 0 = 1 MiB */
-    uint64_t window_bytes;   /* memory for entries being read; a power of two, 64 KiB to 64 MiB; 0 = 256 KiB */
+    uint64_t window_bytes;   /* for entries being read; 64 KiB to 64 MiB, a power of two; 0 = 256 KiB */
     int64_t timeout_ns;      /* for connecting; 0 = 5 s */
-    int64_t spin_ns;         /* how long waiting calls look at the ring before they sleep; 0 = adaptive, negative = never */
-    char *error;             /* where the words go if connecting fails (there is no handle yet); may be NULL */
+    int64_t spin_ns;         /* how long a wait spins before it sleeps; 0 = adaptive, < 0 never */
+    char *error;             /* where the words go if there is no handle yet; may be NULL */
     size_t error_size;
 };
 
-/* Connects. On success *handle is yours until walrus_close.
- * -EINVAL option out of range; -ENOTCONN no socket there; -ECONNREFUSED nobody listens on it (a stale socket); -EACCES not allowed;
- * -EPROTO another layout version; -EDQUOT the broker's limits for this user; -EOPNOTSUPP io_uring required and not active;
- * -ETIMEDOUT; -ENAMETOOLONG the path is too long for a socket; -ENOMEM, -EMFILE. What to do: as the words say. */
-WALRUS_API int walrus_connect(walrus **handle, const struct walrus_connect_options *options) WALRUS_MUST_CHECK;
+/* Connects. On success *handle is yours until walrus_close. -EINVAL option out of range; -ENOTCONN no
+ * socket there; -ECONNREFUSED nobody listens on it (a stale socket); -EACCES not allowed; -EPROTO another
+ * layout version; -EDQUOT the broker's limits for this user; -EOPNOTSUPP io_uring required and not active;
+ * -ETIMEDOUT; -ENAMETOOLONG the path is too long for a socket; -ENOMEM, -EMFILE. What to do: as the words
+ * say. */
+WALRUS_API int walrus_connect(walrus **handle,
+                              const struct walrus_connect_options *options) WALRUS_MUST_CHECK;
 
-/* Disconnects and frees everything that hangs on the handle. Batches submitted are committed all the same; their completions
- * are lost. NULL is fine. */
+/* Disconnects and frees everything that hangs on the handle. Batches submitted are committed all the same;
+ * their completions are lost. NULL is fine. */
 WALRUS_API void walrus_close(walrus *handle);
 
-/* Words of the handle's last error: what, where, the way out. Never NULL; valid until the next call on the handle. */
+/* Words of the handle's last error: what, where, the way out. Never NULL; valid until the next call on the
+ * handle. */
 WALRUS_API const char *walrus_error(const walrus *handle);
 
-/* Why the handle's last call said -EAGAIN or -EBUSY: enum walrus_reason. Completions say it in their receipt. */
+/* Why the handle's last call said -EAGAIN or -EBUSY: enum walrus_reason. Completions say it in their
+ * receipt. */
 WALRUS_API int walrus_reason(const walrus *handle);
 
-/* One descriptor for the handle's life, for poll, select, epoll: readable whenever a completion is unreaped or the connection is
- * lost. Do not read it or close it. Level triggered; n completions may be one wake-up. */
+/* One descriptor for the handle's life, for poll, select, epoll: readable whenever a completion is
+ * unreaped or the connection is lost. Do not read it or close it. Level triggered; n completions may be
+ * one wake-up. */
 WALRUS_API int walrus_fd(const walrus *handle);
 
 struct walrus_info {
     size_t size;
-    uint64_t epoch;       /* life of the broker */
+    uint64_t epoch; /* life of the broker */
     uint32_t broker_pid;
     uint32_t layout_version;
     uint64_t arena_bytes, window_bytes;
@@ -122,20 +131,20 @@ struct walrus_info {
 };
 WALRUS_API int walrus_get_info(const walrus *handle, struct walrus_info *info) WALRUS_MUST_CHECK;
 
-/* ---------------------------------------------------------------------------------------------- receipts */
+/* ------------------------------------------------------------------------------------ receipts */
 
 enum walrus_receipt_flag {
     WALRUS_RECEIPT_DUPLICATE = 1u << 0,   /* that id was committed before; nothing was written now */
-    WALRUS_RECEIPT_EARLIER_LOST = 1u << 1 /* data that was answered below durable has been lost on this topic since */
+    WALRUS_RECEIPT_EARLIER_LOST = 1u << 1 /* data answered below durable was lost since, on this topic */
 };
 
 /* Why -EBUSY or -EAGAIN. */
 enum walrus_reason {
     WALRUS_REASON_NONE = 0,
-    WALRUS_REASON_TOPIC = 1,      /* a batch of another handle is in progress on the topic: try again, same batch */
+    WALRUS_REASON_TOPIC = 1,      /* a batch of another handle is in progress on the topic: again */
     WALRUS_REASON_RING = 2,       /* queue_entries are in flight or unreaped: reap */
     WALRUS_REASON_ARENA = 3,      /* the arena is in use by batches in flight: reap */
-    WALRUS_REASON_OPEN_BATCH = 4, /* the arena is in use by this handle's own open batches: submit or abort one */
+    WALRUS_REASON_OPEN_BATCH = 4, /* this handle's own open batches hold the arena: submit or abort one */
     WALRUS_REASON_MEMORY = 5,     /* the broker's buffers are full: wait */
     WALRUS_REASON_SPACE = 6,      /* log space is being prepared: wait */
     WALRUS_REASON_WINDOW = 7,     /* the window is full of entries: release some */
@@ -146,21 +155,21 @@ struct walrus_receipt {
     uint64_t first_sequence; /* of the batch's first entry, in its topic, from 1; 0 for an empty batch */
     uint64_t count;          /* entries */
     uint64_t epoch;
-    uint64_t group;          /* position in the log: rises with commit order over all topics */
-    uint32_t flags;          /* enum walrus_receipt_flag */
-    uint8_t level;           /* enum walrus_level reached */
-    uint8_t reason;          /* enum walrus_reason, with -EBUSY and -EAGAIN */
+    uint64_t group; /* position in the log: rises with commit order over all topics */
+    uint32_t flags; /* enum walrus_receipt_flag */
+    uint8_t level;  /* enum walrus_level reached */
+    uint8_t reason; /* enum walrus_reason, with -EBUSY and -EAGAIN */
     uint8_t reserved[2];
     uint32_t retry_after_us; /* with -EBUSY, -EAGAIN: estimate, 0 = none */
     uint32_t reserved2;
-    int64_t published_ns;    /* stage stamps, CLOCK_MONOTONIC, each taken when it happened; 0 = did not happen */
-    int64_t drained_ns;      /* the broker took it from the ring */
-    int64_t submitted_ns;    /* its group went to the kernel */
-    int64_t durable_ns;      /* its level was reached */
-    int64_t signalled_ns;    /* its completion was posted */
+    int64_t published_ns; /* stage stamps, CLOCK_MONOTONIC, each taken when it happened; 0 = did not happen */
+    int64_t drained_ns;   /* the broker took it from the ring */
+    int64_t submitted_ns; /* its group went to the kernel */
+    int64_t durable_ns;   /* its level was reached */
+    int64_t signalled_ns; /* its completion was posted */
 };
 
-/* ---------------------------------------------------------------------------------------------- blocking calls */
+/* ------------------------------------------------------------------------------ blocking calls */
 
 struct walrus_slice {
     const void *data; /* may be NULL if length is 0 */
@@ -169,27 +178,32 @@ struct walrus_slice {
 
 struct walrus_write_options {
     size_t size;
-    uint8_t level;         /* enum walrus_level; a higher one than the topic's has effect, a lower one not */
+    uint8_t level; /* enum walrus_level; a higher one than the topic's has effect, a lower one not */
     uint8_t reserved[7];
 };
 
-/* Appends one entry to the topic `topic` (NUL-terminated; created by its first write) and waits for its level. `receipt` may be
- * NULL. 0, or
- *   -EINVAL bad name, entry over the limit: fix the call          -EBUSY a batch of another handle is in progress: again
- *   -EDQUOT too many topics: ask the operator                     -ENOSPC the disk is full: later
- *   -EIO not written and never will be: decide                    -ESHUTDOWN the broker is stopping: later
- *   -ECONNRESET the broker died, outcome unknown                  -EOWNERDEAD forked child
+/* Appends one entry to the topic `topic` (NUL-terminated; created by its first write) and waits for its
+ * level. `receipt` may be NULL. 0, or
+ *   -EINVAL bad name, entry over the limit: fix the call
+ *   -EBUSY a batch of another handle is in progress: again
+ *   -EDQUOT too many topics: ask the operator
+ *   -ENOSPC the disk is full: later
+ *   -EIO not written and never will be: decide
+ *   -ESHUTDOWN the broker is stopping: later
+ *   -ECONNRESET the broker died, outcome unknown
  *   -EAGAIN the broker's buffers or its log space did not clear within 30 s; shorter waits are the library's
+ *   -EOWNERDEAD forked child
  * A signal handler does not end the call: the outcome would not be known. */
 WALRUS_API int walrus_append_for_topic(walrus *handle, const char *topic, const void *data, size_t length,
                                        const struct walrus_write_options *options,
                                        struct walrus_receipt *receipt) WALRUS_MUST_CHECK;
 
-/* Appends `count` entries as one atomic batch and waits for its level. 0 to WALRUS_MAX_BATCH_ENTRIES entries, up to
- * WALRUS_MAX_BATCH_BYTES; an empty batch succeeds and writes nothing. Larger than the arena is fine: it is sent in chunks and
- * becomes visible at the end. Errors as walrus_append_for_topic. */
-WALRUS_API int walrus_batch_append_for_topic(walrus *handle, const char *topic, const struct walrus_slice *entries,
-                                             size_t count, const struct walrus_write_options *options,
+/* Appends `count` entries as one atomic batch and waits for its level. 0 to WALRUS_MAX_BATCH_ENTRIES
+ * entries, up to WALRUS_MAX_BATCH_BYTES; an empty batch succeeds and writes nothing. Larger than the arena
+ * is fine: it is sent in chunks and becomes visible at the end. Errors as walrus_append_for_topic. */
+WALRUS_API int walrus_batch_append_for_topic(walrus *handle, const char *topic,
+                                             const struct walrus_slice *entries, size_t count,
+                                             const struct walrus_write_options *options,
                                              struct walrus_receipt *receipt) WALRUS_MUST_CHECK;
 
 struct walrus_entry {
@@ -207,22 +221,24 @@ struct walrus_read_options {
     size_t size;
     uint32_t max_entries; /* 1 to WALRUS_MAX_BATCH_ENTRIES; 0 = WALRUS_MAX_BATCH_ENTRIES */
     uint32_t reserved;
-    uint64_t max_bytes;   /* payload bytes; at least one entry is returned whatever it is; 0 = what the window holds */
-    int64_t follow_ns;    /* nothing there yet: 0 = return 0 at once; else wait so long (negative: for ever) */
+    uint64_t max_bytes; /* payload bytes; but at least one entry; 0 = what the window holds */
+    int64_t follow_ns;  /* nothing there yet: 0 = return 0 at once; else wait so long (negative: for ever) */
 };
 
-/* Reads entries of a topic from sequence `from` on (0 or 1: the earliest). Returns their number and *entries, yours until
- * walrus_entries_release; 0 (and *entries NULL) when there is nothing at `from` yet.
- * -ENOENT no such topic (with follow_ns: it is waited for); -ENODATA `from` is not there any more; -EBADMSG stored data is damaged;
- * -EAGAIN the window is held by entries not yet released; -ETIME nothing came within follow_ns; -EINTR a signal handler ran while
- * it followed; -EINVAL; -EIO; -ENOMEM; -ESHUTDOWN; -ECONNRESET; -EOWNERDEAD.
- * An entry larger than the window is put together in memory of its own. */
+/* Reads entries of a topic from sequence `from` on (0 or 1: the earliest). Returns their number and
+ * *entries, yours until walrus_entries_release; 0 (and *entries NULL) when there is nothing at `from` yet.
+ * -ENOENT no such topic (with follow_ns: it is waited for); -ENODATA `from` is not there any more;
+ * -EBADMSG stored data is damaged; -EAGAIN the window is held by entries not yet released; -ETIME nothing
+ * came within follow_ns; -EINTR a signal handler ran while it followed; -EINVAL; -EIO; -ENOMEM;
+ * -ESHUTDOWN; -ECONNRESET; -EOWNERDEAD. An entry larger than the window is put together in memory of its
+ * own. */
 WALRUS_API int walrus_batch_read_for_topic(walrus *handle, const char *topic, uint64_t from,
                                            const struct walrus_read_options *options,
                                            walrus_entries **entries) WALRUS_MUST_CHECK;
 WALRUS_API size_t walrus_entries_count(const walrus_entries *entries);
 /* Entry `index` (from 0): 1, or 0 if there is none. The data is valid until release. */
-WALRUS_API int walrus_entries_get(const walrus_entries *entries, size_t index, struct walrus_entry *entry) WALRUS_MUST_CHECK;
+WALRUS_API int walrus_entries_get(const walrus_entries *entries, size_t index,
+                                  struct walrus_entry *entry) WALRUS_MUST_CHECK;
 /* The sequence to ask for next. */
 WALRUS_API uint64_t walrus_entries_next(const walrus_entries *entries);
 /* Gives the window space back. NULL is fine. */
@@ -237,11 +253,11 @@ struct walrus_topic_info {
     uint8_t reserved[7];
     char name[WALRUS_MAX_TOPIC_NAME + 1];
 };
-/* The topic of the catalogue with the smallest id above info->id (set it to 0 to begin), into *info. 1, 0 at the end, or an error
- * as for reads. */
+/* The topic of the catalogue with the smallest id above info->id (set it to 0 to begin), into *info. 1, 0
+ * at the end, or an error as for reads. */
 WALRUS_API int walrus_next_topic(walrus *handle, struct walrus_topic_info *info) WALRUS_MUST_CHECK;
 
-/* ---------------------------------------------------------------------------------------------- asynchronous writes */
+/* ------------------------------------------------------------------------- asynchronous writes */
 
 struct walrus_topic_options {
     size_t size;
@@ -249,26 +265,29 @@ struct walrus_topic_options {
     uint8_t reserved[7];
 };
 
-/* A topic handle, so that no name is looked up per batch. Blocks for one round trip. Lives until walrus_topic_close or
- * walrus_close. -EINVAL, -EDQUOT, -EAGAIN, -ECONNRESET, -EOWNERDEAD. */
-WALRUS_API int walrus_topic_open(walrus *handle, const char *name, size_t length, const struct walrus_topic_options *options,
+/* A topic handle, so that no name is looked up per batch. Blocks for one round trip. Lives until
+ * walrus_topic_close or walrus_close. -EINVAL, -EDQUOT, -EAGAIN, -ECONNRESET, -EOWNERDEAD. */
+WALRUS_API int walrus_topic_open(walrus *handle, const char *name, size_t length,
+                                 const struct walrus_topic_options *options,
                                  walrus_topic **topic) WALRUS_MUST_CHECK;
 /* Its open batches must have been submitted or aborted. NULL is fine. */
 WALRUS_API void walrus_topic_close(walrus_topic *topic);
 
-/* Begins a batch. Nothing is sent. Several may be open on one handle. -EAGAIN (reason RING), -ENOMEM, -EOWNERDEAD. */
+/* Begins a batch. Nothing is sent. Several may be open on one handle. -EAGAIN (reason RING), -ENOMEM,
+ * -EOWNERDEAD. */
 WALRUS_API int walrus_batch_begin(walrus_topic *topic, walrus_batch **batch) WALRUS_MUST_CHECK;
 
-/* Room for one more entry of up to `length` bytes, to be written in place. The entry before it is final from then on. An entry
- * that does not fit the arena's share of a batch beside the batch so far, or a batch that goes in chunks already: -EMSGSIZE (use
- * walrus_batch_add, which sends the batch in chunks).
+/* Room for one more entry of up to `length` bytes, to be written in place. The entry before it is final
+ * from then on. An entry that does not fit the arena's share of a batch beside the batch so far, or a
+ * batch that goes in chunks already: -EMSGSIZE (use walrus_batch_add, which sends the batch in chunks).
  * -EAGAIN (ARENA, OPEN_BATCH): nothing changed. -EINVAL over a limit. */
 WALRUS_API int walrus_batch_reserve(walrus_batch *batch, size_t length, void **data) WALRUS_MUST_CHECK;
 /* The last reserved entry used only `length` bytes (at most what was reserved). */
 WALRUS_API int walrus_batch_trim(walrus_batch *batch, size_t length) WALRUS_MUST_CHECK;
-/* Copies one entry in. A batch that outgrows the arena's share of a batch (half of it, at most 3 MiB) is sent in chunks while it
- * is filled: the topic is then busy from its first chunk on, and pointers from reserve are no longer valid. May wait for arena
- * space. -EINVAL over a limit; otherwise the stream has failed, with the error of a completion: submit or abort it. */
+/* Copies one entry in. A batch that outgrows the arena's share of a batch (half of it, at most 3 MiB) is
+ * sent in chunks while it is filled: the topic is then busy from its first chunk on, and pointers from
+ * reserve are no longer valid. May wait for arena space. -EINVAL over a limit; otherwise the stream has
+ * failed, with the error of a completion: submit or abort it. */
 WALRUS_API int walrus_batch_add(walrus_batch *batch, const void *data, size_t length) WALRUS_MUST_CHECK;
 /* The user's byte `type` of the last entry: right after that was added. */
 WALRUS_API int walrus_batch_set_type(walrus_batch *batch, uint8_t type) WALRUS_MUST_CHECK;
@@ -280,10 +299,11 @@ struct walrus_submit_options {
     uint8_t append; /* 1: one entry, admitted as an append (see -EBUSY), not as a batch */
     uint8_t reserved[6];
 };
-/* Sends the batch; its memory goes back to the handle, do not touch `batch` again, whatever is returned but -EAGAIN (then it is
- * still open: reap, then submit again). An empty batch completes with 0. The outcome comes by walrus_reap. -EINVAL, -EAGAIN,
- * -ESHUTDOWN, -ECONNRESET, -EOWNERDEAD. */
-WALRUS_API int walrus_batch_submit(walrus_batch *batch, const struct walrus_submit_options *options) WALRUS_MUST_CHECK;
+/* Sends the batch; its memory goes back to the handle, do not touch `batch` again, whatever is returned
+ * but -EAGAIN (then it is still open: reap, then submit again). An empty batch completes with 0. The
+ * outcome comes by walrus_reap. -EINVAL, -EAGAIN, -ESHUTDOWN, -ECONNRESET, -EOWNERDEAD. */
+WALRUS_API int walrus_batch_submit(walrus_batch *batch,
+                                   const struct walrus_submit_options *options) WALRUS_MUST_CHECK;
 /* Drops it; what a stream had sent is rolled back. NULL is fine. */
 WALRUS_API void walrus_batch_abort(walrus_batch *batch);
 
@@ -293,12 +313,13 @@ struct walrus_completion {
     uint32_t reserved;
     struct walrus_receipt receipt;
 };
-/* Takes up to `max` completions, in order, without waiting; without a system call while there are some and walrus_fd is not in
- * use. Returns how many. -EINVAL, -EOWNERDEAD. After the broker died, what it had answered comes first, then -ECONNRESET for each
- * batch still in flight, and when nothing is left the call itself says -ECONNRESET. */
+/* Takes up to `max` completions, in order, without waiting; without a system call while there are some and
+ * walrus_fd is not in use. Returns how many. -EINVAL, -EOWNERDEAD. After the broker died, what it had
+ * answered comes first, then -ECONNRESET for each batch still in flight, and when nothing is left the call
+ * itself says -ECONNRESET. */
 WALRUS_API int walrus_reap(walrus *handle, struct walrus_completion *completions, int max) WALRUS_MUST_CHECK;
-/* Waits until at least `count` completions can be reaped, or the connection is lost and nothing more will come. 0, -ETIME, -EINTR,
- * -EINVAL (more than are in flight), -EOWNERDEAD. */
+/* Waits until at least `count` completions can be reaped, or the connection is lost and nothing more will
+ * come. 0, -ETIME, -EINTR, -EINVAL (more than are in flight), -EOWNERDEAD. */
 WALRUS_API int walrus_wait(walrus *handle, int count, int64_t timeout_ns) WALRUS_MUST_CHECK;
 /* Batches submitted and not yet reaped. */
 WALRUS_API uint32_t walrus_in_flight(const walrus *handle);

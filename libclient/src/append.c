@@ -1,12 +1,13 @@
 /* append.c: the blocking writes.
  *
- * Happy path: the limits are checked over all slices before anything is copied; the name gives a topic number (names.c); the
- * entries are copied into one extent, waiting for batches in flight if need be; one descriptor; wait. A batch larger than one
- * descriptor takes goes in chunks (stream.c) as it is copied.
+ * Happy path: the limits are checked over all slices before anything is copied; the name gives a topic number
+ * (names.c); the entries are copied into one extent, waiting for batches in flight if need be; one
+ * descriptor; wait. A batch larger than one descriptor takes goes in chunks (stream.c) as it is copied.
  *
- * Failure modes: a refusal with -EAGAIN (the broker's buffers, log space) clears by itself: it is tried again, with pauses that
- * grow, for MOST_PATIENCE. Everything else is the caller's. Completions of asynchronous batches that are met meanwhile are kept
- * for walrus_reap. Signal handlers do not end these calls: the outcome would be unknown. */
+ * Failure modes: a refusal with -EAGAIN (the broker's buffers, log space) clears by itself: it is tried
+ * again, with pauses that grow, for MOST_PATIENCE. Everything else is the caller's. Completions of
+ * asynchronous batches that are met meanwhile are kept for walrus_reap. Signal handlers do not end these
+ * calls: the outcome would be unknown. */
 #include "handle.h"
 
 struct write_call {
@@ -55,7 +56,8 @@ static uint32_t whole_size(const struct write_call *call)
     return all <= call->handle->whole_bytes ? (uint32_t)all : 0;
 }
 
-/* Room for all of it, waiting for batches in flight; if open batches hold the arena, the stream extent. 1: chunks. */
+/* Room for all of it, waiting for batches in flight; if open batches hold the arena, the stream extent. 1:
+ * chunks. */
 static int room_for_all(const struct write_call *call, struct walrus_batch *batch)
 {
     uint32_t need = whole_size(call);

@@ -1,8 +1,9 @@
 /* arena.c: extents of the arena, owned or free.
  *
- * All extents form one list in the order of addresses, without gaps: an owned one that ends merges with free neighbours at
- * once, so two free extents never touch. Free ones are in a second list, which is short in practice (batches end in about the
- * order they began). Every operation but the search for the largest free extent is O(1).
+ * All extents form one list in the order of addresses, without gaps: an owned one that ends merges with free
+ * neighbours at once, so two free extents never touch. Free ones are in a second list, which is short in
+ * practice (batches end in about the order they began). Every operation but the search for the largest free
+ * extent is O(1).
  *
  * Invariants: extents are multiples of ARENA_GRAIN; their sum is the arena; no extent of 0 bytes. */
 #include "arena.h"
@@ -66,7 +67,8 @@ static void absorb(struct arena *arena, uint32_t extent, uint32_t gone)
     slot_release(arena, gone);
 }
 
-/* Cuts `extent` to `bytes`; what lies behind becomes an extent of its own (neither owned nor in the free list yet). */
+/* Cuts `extent` to `bytes`; what lies behind becomes an extent of its own (neither owned nor in the free
+ * list yet). */
 static uint32_t cut(struct arena *arena, uint32_t extent, uint32_t bytes)
 {
     uint32_t slot = slot_take(arena);

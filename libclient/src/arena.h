@@ -1,5 +1,5 @@
-/* arena.h: who owns which bytes of the client's payload memory. Private bookkeeping; the shared arena itself is only written
- * with payload. One thread. */
+/* arena.h: who owns which bytes of the client's payload memory. Private bookkeeping; the shared arena
+ * itself is only written with payload. One thread. */
 #ifndef WALRUS_CLIENT_ARENA_H
 #define WALRUS_CLIENT_ARENA_H
 

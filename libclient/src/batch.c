@@ -1,19 +1,22 @@
 /* batch.c: filling a batch in place, submitting it, reaping.
  *
- * Happy path: begin takes a batch object from the pool; reserve hands out the next bytes of the batch's extent; submit copies
- * the records, which were kept privately, behind the payload, cuts the extent to what is used, and sends one descriptor. The
- * batch object goes back to the pool at once; the extent belongs to the request until its completion is met.
+ * Happy path: begin takes a batch object from the pool; reserve hands out the next bytes of the batch's
+ * extent; submit copies the records, which were kept privately, behind the payload, cuts the extent to what
+ * is used, and sends one descriptor. The batch object goes back to the pool at once; the extent belongs to
+ * the request until its completion is met.
  *
- * Failure modes: no room or no credit: -EAGAIN, nothing changed. A batch that outgrows its share of the arena goes in chunks
- * if entries are added by copying (stream.c); reserve says -EMSGSIZE. An error of submit other than -EAGAIN drops the batch.
+ * Failure modes: no room or no credit: -EAGAIN, nothing changed. A batch that outgrows its share of the arena
+ * goes in chunks if entries are added by copying (stream.c); reserve says -EMSGSIZE. An error of submit other
+ * than -EAGAIN drops the batch.
  *
- * Invariants: entries begin at multiples of PAYLOAD_ALIGN; bytes between them are zero; used + 8 * record_count <= limit.
- * No allocation and no system call between begin and reap, once the pool is warm and while the broker is awake. */
+ * Invariants: entries begin at multiples of PAYLOAD_ALIGN; bytes between them are zero; used + 8 *
+ * record_count <= limit. No allocation and no system call between begin and reap, once the pool is warm
+ * and while the broker is awake. */
 #include "handle.h"
 
 #define EMPTY_REAPS_PER_LOOK 1024u
 
-/* ------------------------------------------------------------------------------------------------ batch objects */
+/* ------------------------------------------------------------------------------- batch objects */
 
 struct walrus_batch *walrus__batch_new(struct walrus *handle)
 {
@@ -88,7 +91,7 @@ static int enter_batch(const struct walrus_batch *batch)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ filling */
+/* ------------------------------------------------------------------------------------- filling */
 
 int walrus_batch_begin(walrus_topic *topic, walrus_batch **batch_out)
 {
@@ -219,7 +222,8 @@ void walrus__put_record(struct walrus_batch *batch, const void *data, uint32_t l
     batch->trimmable = false;
 }
 
-/* Room for a batch that stays whole, waiting for batches in flight. 1: there is none, the batch must go in chunks. */
+/* Room for a batch that stays whole, waiting for batches in flight. 1: there is none, the batch must go in
+ * chunks. */
 static int wait_for_room(struct walrus_batch *batch, uint32_t need)
 {
     struct walrus *handle = batch->handle;
@@ -290,7 +294,7 @@ int walrus_batch_set_type(walrus_batch *batch, uint8_t type)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ submitting */
+/* ---------------------------------------------------------------------------------- submitting */
 
 void walrus__batch_seal(struct walrus_batch *batch, struct descriptor *descriptor)
 {
@@ -424,7 +428,7 @@ void walrus_batch_abort(walrus_batch *batch)
     walrus__leave(handle);
 }
 
-/* ------------------------------------------------------------------------------------------------ reaping */
+/* ------------------------------------------------------------------------------------- reaping */
 
 static int take_kept(struct walrus *handle, struct walrus_completion *completions, int max)
 {
@@ -449,7 +453,8 @@ int walrus_reap(walrus *handle, struct walrus_completion *completions, int max)
     walrus__pump(handle);
     int count = take_kept(handle, completions, max);
     if (count == 0 && max > 0) {
-        /* Who was woken by the fd must learn why; who spins on this call pays for a look now and then only. */
+        /* Who was woken by the fd must learn why; who spins on this call pays for a look now and then
+         * only. */
         if (handle->waiting.fd_used || ++handle->waiting.empty_reaps % EMPTY_REAPS_PER_LOOK == 0) {
             walrus__look(handle);
             walrus__pump(handle);

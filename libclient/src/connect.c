@@ -3,13 +3,14 @@
  * Happy path
  *   1. The socket path: the option, else WALRUS_SOCKET, else the default of this user (shared/paths.h).
  *   2. connect, send struct hello, receive struct welcome with exactly four descriptors, all close-on-exec.
- *   3. Before anything is mapped: both files are sealed (nobody can shrink them under us: no SIGBUS) and as long as the sizes of
- *      the welcome say; the other two are eventfds or the like (never a pipe: no SIGPIPE).
+ *   3. Before anything is mapped: both files are sealed (nobody can shrink them under us: no SIGBUS) and as
+ *      long as the sizes of the welcome say; the other two are eventfds or the like (never a pipe: no
+ *      SIGPIPE).
  *   4. Map; the broker's first page must say what its welcome said. The memfds are closed.
  *   5. Rings, room, requests; the epoll descriptor that the user may poll.
  *
- * Failure modes: each with words that name the path and the way out; everything acquired so far is released in walrus_close,
- * which knows a half-made handle. A descriptor that came unasked is closed.
+ * Failure modes: each with words that name the path and the way out; everything acquired so far is released
+ * in walrus_close, which knows a half-made handle. A descriptor that came unasked is closed.
  *
  * Invariants: a handle that walrus_connect returned has all of it. */
 #include "handle.h"
@@ -38,7 +39,7 @@ struct connecting {
     struct error *err;
 };
 
-/* ------------------------------------------------------------------------------------------------ options and path */
+/* ---------------------------------------------------------------------------- options and path */
 
 static int choose_path(struct connecting *c)
 {
@@ -93,7 +94,7 @@ static int check_options(struct connecting *c)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ socket */
+/* -------------------------------------------------------------------------------------- socket */
 
 static int64_t time_left(const struct connecting *c)
 {
@@ -251,7 +252,7 @@ static int shake_hands(struct connecting *c, struct walrus *handle)
     return receive_welcome(c, handle);
 }
 
-/* ------------------------------------------------------------------------------------------------ files */
+/* --------------------------------------------------------------------------------------- files */
 
 static int map_file(struct connecting *c, int fd, uint64_t bytes, int protection, void **map,
                     size_t *map_bytes)
@@ -330,7 +331,7 @@ static int make_epoll(struct connecting *c, struct walrus *handle)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ life */
+/* ---------------------------------------------------------------------------------------- life */
 
 static struct walrus *handle_new(void)
 {

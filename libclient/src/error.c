@@ -1,4 +1,5 @@
-/* error.c: words for errors (what, where, the way out), option structs, and the proof that walrus.h and shared/ agree. */
+/* error.c: words for errors (what, where, the way out), option structs, and the proof that walrus.h and
+ * shared/ agree. */
 #include "handle.h"
 
 _Static_assert(WALRUS_MAX_BATCH_ENTRIES == MAX_BATCH_ENTRIES, "limits.h");

@@ -1,8 +1,8 @@
 /* fork.c: a handle does not survive fork.
  *
- * Parent and child would share rings, arena and eventfds without knowing of each other. A page that the kernel wipes in the
- * child (MADV_WIPEONFORK, Linux 4.14) holds a word; a call that finds it gone is in the child. This costs one load per call,
- * no system call, and no handler registered with pthread_atfork. */
+ * Parent and child would share rings, arena and eventfds without knowing of each other. A page that the
+ * kernel wipes in the child (MADV_WIPEONFORK, Linux 4.14) holds a word; a call that finds it gone is in
+ * the child. This costs one load per call, no system call, and no handler registered with pthread_atfork. */
 #include "handle.h"
 
 #include <sys/mman.h>

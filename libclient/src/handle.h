@@ -10,8 +10,8 @@
  *   topics.c    topic handles, the catalogue                 names.c     names known to the blocking calls
  *   error.c     words
  *
- * Ways of a completion: ring -> requests.c -> (an asynchronous batch: the queue `kept`, in order, until walrus_reap; a call
- * that waits: its struct answer; a chunk: its batch; nobody: dropped). */
+ * Ways of a completion: ring -> requests.c -> (an asynchronous batch: the queue `kept`, in order, until
+ * walrus_reap; a call that waits: its struct answer; a chunk: its batch; nobody: dropped). */
 #ifndef WALRUS_CLIENT_HANDLE_H
 #define WALRUS_CLIENT_HANDLE_H
 
@@ -194,7 +194,7 @@ struct walrus {
     struct error error;
 };
 
-/* ------------------------------------------------------------------------------------------------ fork.c, error.c */
+/* ----------------------------------------------------------------------------- fork.c, error.c */
 
 #define ALIVE 0x616c6976u
 
@@ -218,15 +218,16 @@ int walrus__fail_answer(struct walrus *handle, int code, uint8_t reason, const c
 /* The words for a handle whose connection is gone. Returns the code. */
 int walrus__fail_lost(struct walrus *handle);
 
-/* Copies an option struct of the caller's size over zeroes. -EINVAL if it has what this version does not know. */
+/* Copies an option struct of the caller's size over zeroes. -EINVAL if it has what this version does not
+ * know. */
 int walrus__options(struct walrus *handle, void *known, size_t known_bytes, const void *given,
                     const char *what) must_check;
 
-/* ------------------------------------------------------------------------------------------------ requests.c */
+/* ---------------------------------------------------------------------------------- requests.c */
 
 int walrus__requests_init(struct walrus *handle) must_check;
-/* Submits a descriptor for a new request; user_data and published_ns are filled in here. The index, -EAGAIN (no credit) or
- * the code of a lost connection. */
+/* Submits a descriptor for a new request; user_data and published_ns are filled in here. The index,
+ * -EAGAIN (no credit) or the code of a lost connection. */
 struct submission {
     struct descriptor descriptor;
     enum request_kind kind;
@@ -255,7 +256,7 @@ static inline uint32_t walrus__kept_count(const struct walrus *handle)
 /* What the user sees of a completion of a write. */
 void walrus__fill_receipt(struct walrus_receipt *receipt, const struct completion *completion);
 
-/* ------------------------------------------------------------------------------------------------ wait.c */
+/* -------------------------------------------------------------------------------------- wait.c */
 
 int64_t walrus__now(void);
 /* now + relative, for ever if negative. */
@@ -263,8 +264,9 @@ int64_t walrus__deadline(int64_t relative_ns);
 void walrus__waiting_init(struct walrus *handle, int64_t spin_ns);
 
 typedef bool (*walrus__condition)(const struct walrus *handle, const void *context);
-/* Waits until the condition holds; it can change only when a completion is met, and needs at least `need` of them. 0, -ETIME,
- * -EINTR (if `interruptible`), or the code of a lost connection if it does not hold then either. */
+/* Waits until the condition holds; it can change only when a completion is met, and needs at least `need`
+ * of them. 0, -ETIME, -EINTR (if `interruptible`), or the code of a lost connection if it does not hold
+ * then either. */
 int walrus__wait_until(struct walrus *handle, walrus__condition condition, const void *context, uint32_t need,
                        int64_t deadline, bool interruptible) must_check;
 /* Waits for an answer, whatever happens: a lost connection answers too. */
@@ -274,13 +276,14 @@ int walrus__wait_answer(struct walrus *handle, const struct answer *answer, int6
 int walrus__wait_any(struct walrus *handle, int64_t deadline, bool interruptible) must_check;
 /* Waits for credit to submit one descriptor. */
 int walrus__wait_credit(struct walrus *handle) must_check;
-/* After the broker refused with -EAGAIN for the `attempt`th time (from 0): waits a little, longer each time. False when it has
- * been tried for MOST_PATIENCE since `begin`, or the connection is lost. */
+/* After the broker refused with -EAGAIN for the `attempt`th time (from 0): waits a little, longer each
+ * time. False when it has been tried for MOST_PATIENCE since `begin`, or the connection is lost. */
 bool walrus__wait_to_retry(struct walrus *handle, uint32_t attempt, uint32_t retry_after_us,
                            int64_t begin) must_check;
 /* Looks, without waiting, whether the connection is lost. */
 void walrus__look(struct walrus *handle);
-/* Before a public call returns that met completions: the fd is readable if something is unreaped, armed otherwise. */
+/* Before a public call returns that met completions: the fd is readable if something is unreaped, armed
+ * otherwise. */
 void walrus__settle(struct walrus *handle);
 static inline void walrus__leave(struct walrus *handle)
 {
@@ -288,11 +291,11 @@ static inline void walrus__leave(struct walrus *handle)
         walrus__settle(handle);
 }
 
-/* ------------------------------------------------------------------------------------------------ room.c */
+/* -------------------------------------------------------------------------------------- room.c */
 
 int walrus__room_init(struct walrus *handle) must_check;
-/* Makes the extent of a batch at least `need` bytes. 0 or -EAGAIN (nothing changed); the caller has checked `need` against
- * whole_bytes. */
+/* Makes the extent of a batch at least `need` bytes. 0 or -EAGAIN (nothing changed); the caller has
+ * checked `need` against whole_bytes. */
 int walrus__room_for(struct walrus *handle, struct walrus_batch *batch, uint32_t need) must_check;
 /* An extent for a chunk: 0 or -EAGAIN. `last_resort` allows small ones. */
 int walrus__room_for_chunk(struct walrus *handle, struct walrus_batch *batch, bool last_resort) must_check;
@@ -304,7 +307,7 @@ void walrus__room_give_back(struct walrus *handle, uint32_t extent);
 /* True if something in flight will free arena space. */
 bool walrus__room_in_flight(const struct walrus *handle);
 
-/* ------------------------------------------------------------------------------------------------ batch.c, stream.c */
+/* --------------------------------------------------------------------------- batch.c, stream.c */
 
 static inline uint32_t walrus__padded(uint64_t length)
 {
@@ -334,7 +337,7 @@ void walrus__stream_chunk_done(struct walrus_batch *batch, const struct completi
 void walrus__stream_end_done(struct walrus_batch *batch, const struct completion *completion,
                              uint64_t user_data);
 
-/* ------------------------------------------------------------------------------------------------ topics.c, names.c */
+/* --------------------------------------------------------------------------- topics.c, names.c */
 
 /* Frees a closed topic without open batches. */
 void walrus__topic_unused(struct walrus_topic *topic);
@@ -348,9 +351,10 @@ void walrus__close_number(struct walrus *handle, uint32_t number);
 int walrus__number_of(struct walrus *handle, const char *name, bool create, uint32_t *number) must_check;
 void walrus__names_release(struct walrus *handle);
 
-/* ------------------------------------------------------------------------------------------------ window.c, runs.c */
+/* ---------------------------------------------------------------------------- window.c, runs.c */
 
-/* Checks where a completion says its bytes lie. 0, or the connection is ended (-EPROTO). The caller then holds or drops them. */
+/* Checks where a completion says its bytes lie. 0, or the connection is ended (-EPROTO). The caller then
+ * holds or drops them. */
 int walrus__window_accept(struct walrus *handle, const struct completion *completion,
                           const uint8_t **bytes) must_check;
 /* The bytes accepted last belong to `entries` until it is released ... */
@@ -368,8 +372,8 @@ struct assembly {
     struct walrus_entry entry;
 };
 
-/* The runs of one answer. Whole entries are added to `entries`; an entry that goes on behind this answer is left in
- * `assembly`. 0, -ENOMEM, or -EPROTO with words in `err`. */
+/* The runs of one answer. Whole entries are added to `entries`; an entry that goes on behind this answer
+ * is left in `assembly`. 0, -ENOMEM, or -EPROTO with words in `err`. */
 struct runs {
     const uint8_t *bytes; /* in the window */
     uint32_t length;

@@ -1,8 +1,8 @@
-/* names.c: topic numbers of this connection: asked for by name (OP_OPEN), held by topic handles and by a cache for the blocking
- * calls, given back (OP_CLOSE) when the last holder lets go.
+/* names.c: topic numbers of this connection: asked for by name (OP_OPEN), held by topic handles and by a
+ * cache for the blocking calls, given back (OP_CLOSE) when the last holder lets go.
  *
- * The cache holds up to MOST_NAMES names; the one used longest ago makes room. A number that was asked for without
- * DESCRIPTOR_CREATE is of a topic that exists, so any later write may use it. */
+ * The cache holds up to MOST_NAMES names; the one used longest ago makes room. A number that was asked for
+ * without DESCRIPTOR_CREATE is of a topic that exists, so any later write may use it. */
 #include "handle.h"
 
 #define BUCKETS    256u
@@ -44,7 +44,7 @@ int walrus__check_name(struct walrus *handle, const char *name)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ numbers */
+/* ------------------------------------------------------------------------------------- numbers */
 
 static struct number_use *find_number(struct walrus *handle, uint32_t number)
 {
@@ -132,7 +132,7 @@ void walrus__close_number(struct walrus *handle, uint32_t number)
         check_bug(handle->lost != 0);
 }
 
-/* ------------------------------------------------------------------------------------------------ cache */
+/* --------------------------------------------------------------------------------------- cache */
 
 static uint32_t hash(const char *name, size_t length)
 {

@@ -2,16 +2,17 @@
  *
  * Happy path
  *   1. The name gives a topic number; one OP_READ asks for entries from a sequence on.
- *   2. The answer says where in the window its runs lie (window.c checks that, runs.c what is in them). The entries point into
- *      the window until they are released.
- *   3. An entry larger than the window comes in pieces: each answer is copied to memory of our own and its window bytes are
- *      free at once; the next OP_READ asks for the rest.
+ *   2. The answer says where in the window its runs lie (window.c checks that, runs.c what is in them). The
+ *      entries point into the window until they are released.
+ *   3. An entry larger than the window comes in pieces: each answer is copied to memory of our own and its
+ *      window bytes are free at once; the next OP_READ asks for the rest.
  *
- * Following: an OP_READ that the broker keeps pending. When the time is over it is abandoned and OP_CANCEL ends it; if it was
- * answered in that moment, nobody takes the answer: its window bytes are dropped, and the entries are read again next time.
+ * Following: an OP_READ that the broker keeps pending. When the time is over it is abandoned and OP_CANCEL
+ * ends it; if it was answered in that moment, nobody takes the answer: its window bytes are dropped, and the
+ * entries are read again next time.
  *
- * Failure modes: -EAGAIN with reason WINDOW while entries are held is the caller's; other -EAGAIN are tried again for
- * MOST_PATIENCE. An answer that is impossible ends the connection: -EPROTO. */
+ * Failure modes: -EAGAIN with reason WINDOW while entries are held is the caller's; other -EAGAIN are
+ * tried again for MOST_PATIENCE. An answer that is impossible ends the connection: -EPROTO. */
 #include "handle.h"
 
 struct read_call {

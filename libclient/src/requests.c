@@ -1,21 +1,23 @@
 /* requests.c: descriptors out, completions in.
  *
  * Happy path
- *   1. walrus__submit takes a free request, writes its index and generation into user_data, pushes the descriptor, fences, and
- *      rings the doorbell only if the broker has parked this connection.
- *   2. walrus__pump pops completions. user_data names the request; who waits for it gets the completion; its extent of the
- *      arena is free again; the request is free.
+ *   1. walrus__submit takes a free request, writes its index and generation into user_data, pushes the
+ *      descriptor, fences, and rings the doorbell only if the broker has parked this connection.
+ *   2. walrus__pump pops completions. user_data names the request; who waits for it gets the completion; its
+ *      extent of the arena is free again; the request is free.
  *
  * Failure modes
- *   - no free request: -EAGAIN. There are queue_entries - 1, so submitted and unanswered plus answered and unpopped never
- *     exceed what the completion ring holds: it cannot overflow.
- *   - the broker's words are impossible (an index too far ahead, a user_data nobody waits for): the connection ends, -EPROTO.
- *   - the connection is lost: the ring is emptied first, then every open request is answered -ECONNRESET, oldest first, by
- *     the same way as a completion.
+ *   - no free request: -EAGAIN. There are queue_entries - 1, so submitted and unanswered plus answered and
+ *     unpopped never exceed what the completion ring holds: it cannot overflow.
+ *   - the broker's words are impossible (an index too far ahead, a user_data nobody waits for): the
+ *     connection ends, -EPROTO.
+ *   - the connection is lost: the ring is emptied first, then every open request is answered -ECONNRESET,
+ *     oldest first, by the same way as a completion.
  *   - a refusal with MORE is the answer; what follows with the same user_data only frees the request.
  *
- * Invariants: a request is in the list oldest..newest exactly while its kind is not REQUEST_FREE. kept never overflows: only
- * asynchronous batches come there, and walrus_batch_submit bounds those by queue_entries - 1. */
+ * Invariants: a request is in the list oldest..newest exactly while its kind is not REQUEST_FREE. kept
+ * never overflows: only asynchronous batches come there, and walrus_batch_submit bounds those by
+ * queue_entries - 1. */
 #include "handle.h"
 
 #include <sys/socket.h>
@@ -70,7 +72,8 @@ static void request_release(struct walrus *handle, uint32_t index)
     handle->outstanding--;
 }
 
-/* The full fence pairs with the broker's between its store of `parked` and its second look at sq_tail (layout.h, doorbell). */
+/* The full fence pairs with the broker's between its store of `parked` and its second look at sq_tail
+ * (layout.h, doorbell). */
 static void ring_doorbell(struct walrus *handle)
 {
     full_fence();
@@ -118,7 +121,7 @@ int walrus__submit(struct walrus *handle, struct submission *submission, uint32_
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ completions */
+/* --------------------------------------------------------------------------------- completions */
 
 void walrus__fill_receipt(struct walrus_receipt *receipt, const struct completion *c)
 {
@@ -159,7 +162,8 @@ static void keep_whole(struct walrus *handle, const struct completion *c, uint64
     handle->kept_tail++;
 }
 
-/* Brings a completion to who waits for it. The request is detached: what may follow after MORE finds nobody. */
+/* Brings a completion to who waits for it. The request is detached: what may follow after MORE finds
+ * nobody. */
 static void deliver(struct walrus *handle, struct request *request, const struct completion *c)
 {
     uint8_t kind = request->kind;
@@ -245,7 +249,7 @@ uint32_t walrus__pump(struct walrus *handle)
     return count;
 }
 
-/* ------------------------------------------------------------------------------------------------ the end */
+/* ------------------------------------------------------------------------------------- the end */
 
 void walrus__lose(struct walrus *handle, int code, const char *format, ...)
 {

@@ -1,14 +1,15 @@
 /* room.c: how batches share the arena.
  *
  *   0 .. 255                      one topic name on its way (OP_OPEN)
- *   256 .. 256 + stream_bytes     the stream extent: kept for chunks alone, so that a batch that goes in chunks gets on
+ *   256 .. 256 + stream_bytes the stream extent: kept for chunks alone, so that a batch that goes in chunks
+ *   gets on
  *                                 whatever open batches hold
  *   the rest                      extents (arena.c)
  *
- * An open batch grows in place, so its extent is more than it needs yet: all the free space there is, up to `whole_bytes`
- * (half of the arena, or what a frame takes). Of what it has not filled the next batch to begin takes half, if that is more
- * than is free elsewhere: so any number of open batches have room, and none can take it all. What a batch has filled is never
- * moved once a pointer into it was given out.
+ * An open batch grows in place, so its extent is more than it needs yet: all the free space there is, up to
+ * `whole_bytes` (half of the arena, or what a frame takes). Of what it has not filled the next batch to begin
+ * takes half, if that is more than is free elsewhere: so any number of open batches have room, and none can
+ * take it all. What a batch has filled is never moved once a pointer into it was given out.
  *
  * On the way out a batch's extent is cut to what it holds; it is free again when its completion is met. */
 #include "handle.h"

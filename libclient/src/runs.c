@@ -1,14 +1,15 @@
 /* runs.c: what the broker put into the window, read with suspicion.
  *
- * Happy path: run after run: header copied out, sizes checked by subtraction, each record copied out and checked against what
- * is left of the payload; an entry of a plain run points into the window; a piece of a large entry is copied behind the
- * pieces before it.
+ * Happy path: run after run: header copied out, sizes checked by subtraction, each record copied out and
+ * checked against what is left of the payload; an entry of a plain run points into the window; a piece of a
+ * large entry is copied behind the pieces before it.
  *
- * Failure modes: anything impossible (sizes that do not add up, sequences that do not rise, a piece of another entry): -EPROTO.
- * The window may change under us if the broker is hostile; so every number is used from its copy.
+ * Failure modes: anything impossible (sizes that do not add up, sequences that do not rise, a piece of
+ * another entry): -EPROTO. The window may change under us if the broker is hostile; so every number is used
+ * from its copy.
  *
- * Invariants: sequences of the entries returned rise strictly from `asked` on; at most max_entries; an entry is never returned
- * without its last byte. */
+ * Invariants: sequences of the entries returned rise strictly from `asked` on; at most max_entries; an
+ * entry is never returned without its last byte. */
 #include "handle.h"
 
 #define MOST_ENTRY_BYTES (MAX_BATCH_BYTES - ENTRY_OVERHEAD)

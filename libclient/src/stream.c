@@ -1,21 +1,25 @@
 /* stream.c: batches that go in chunks, while they are filled.
  *
  * Happy path
- *   1. A batch outgrows its share of the arena: walrus__stream_start. What it holds becomes its first chunk (or several).
- *   2. walrus__stream_put fills the current chunk; when the next entry does not fit, the chunk is sealed and sent, and the next
- *      one gets another extent. An entry larger than a chunk goes in pieces, all but the last marked ENTRY_CONTINUES.
- *   3. Each chunk is answered once the broker has copied it; then its extent is free. Several are under way at a time.
- *   4. walrus__stream_finish sends what is left with the LAST flag; its answer is the answer for the whole batch.
+ *   1. A batch outgrows its share of the arena: walrus__stream_start. What it holds becomes its first chunk
+ *      (or several).
+ *   2. walrus__stream_put fills the current chunk; when the next entry does not fit, the chunk is sealed and
+ *      sent, and the next one gets another extent. An entry larger than a chunk goes in pieces, all but the
+ *      last marked ENTRY_CONTINUES.
+ *   3. Each chunk is answered once the broker has copied it; then its extent is free. Several are under way
+ *      at a time.
+ *   4. walrus__stream_finish sends what is left with the LAST flag; its answer is the answer for the whole
+ *      batch.
  *
  * Failure modes
- *   - a chunk is answered with an error: the stream has failed; that is what put and finish say from then on. The broker has
- *     rolled it back already.
+ *   - a chunk is answered with an error: the stream has failed; that is what put and finish say from then on.
+ *     The broker has rolled it back already.
  *   - aborted: OP_ABORT rolls back what was sent; the object lives on until its chunks are answered.
- *   - no arena space: wait for chunks in flight; if open batches hold everything, there is the stream extent; if another
- *     stream's unsent chunk sits in that one, it is sent.
+ *   - no arena space: wait for chunks in flight; if open batches hold everything, there is the stream extent;
+ *     if another stream's unsent chunk sits in that one, it is sent.
  *
- * Invariants: chunk numbers rise by one in the order of the submission ring; the current chunk of an open stream is unsent, so
- * its last record may still get a type. */
+ * Invariants: chunk numbers rise by one in the order of the submission ring; the current chunk of an open
+ * stream is unsent, so its last record may still get a type. */
 #include "handle.h"
 
 static int stream_failed(struct walrus_batch *batch)
@@ -175,7 +179,8 @@ int walrus__stream_start(struct walrus_batch *batch)
         walrus__room_trim(handle, batch);
         return 0; /* it is the current chunk */
     }
-    /* Too much for one chunk: copy it over, chunk by chunk. Records are overtaken never: a new chunk begins at 0 again. */
+    /* Too much for one chunk: copy it over, chunk by chunk. Records are overtaken never: a new chunk
+     * begins at 0 again. */
     uint32_t old = batch->extent, count = batch->record_count;
     const uint8_t *from = batch->base;
     batch->extent = NO_EXTENT;
@@ -192,7 +197,7 @@ int walrus__stream_start(struct walrus_batch *batch)
     return code;
 }
 
-/* ------------------------------------------------------------------------------------------------ the end */
+/* ------------------------------------------------------------------------------------- the end */
 
 /* The broker remembers a stream until its last chunk or its abort, even one that failed. */
 static void send_abort(struct walrus_batch *batch)

@@ -1,7 +1,8 @@
 /* topics.c: topic handles, and the catalogue one topic at a time.
  *
- * walrus_next_topic asks for records from an id on and keeps what came beyond the first, so that going through N topics takes
- * about N records' worth of windows, not N windows. The window itself is free again at once. */
+ * walrus_next_topic asks for records from an id on and keeps what came beyond the first, so that going
+ * through N topics takes about N records' worth of windows, not N windows. The window itself is free again
+ * at once. */
 #include "handle.h"
 
 void walrus__topic_unused(struct walrus_topic *topic)
@@ -67,7 +68,7 @@ void walrus_topic_close(walrus_topic *topic)
     walrus__leave(handle);
 }
 
-/* ------------------------------------------------------------------------------------------------ catalogue */
+/* ----------------------------------------------------------------------------------- catalogue */
 
 /* A record at `at` of `length` bytes that were copied out of the window. Its size, or 0 if it is nonsense. */
 static uint32_t check_record(const uint8_t *at, uint32_t length, struct topic_record *record)

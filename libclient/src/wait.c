@@ -3,24 +3,26 @@
  * Happy path of a wait
  *   1. Look at the ring. If the condition holds, done.
  *   2. Spin for a while, if spinning has paid off lately.
- *   3. Arm: drain the eventfd, store wake_at, full fence, look at the ring once more, then poll eventfd and socket.
+ *   3. Arm: drain the eventfd, store wake_at, full fence, look at the ring once more, then poll eventfd and
+ *      socket.
  *
- * Spinning adapts. `typical_ns` follows how long waits take; a wait that takes longer than a wake-up is worth is slept
- * through at once. A spin that ends without an answer, and above all one in which this thread lost its core (a gap between two
- * looks at the clock: more threads want to run than there are cores), makes the next waits sleep: 1, 2, 4 ... MOST_SKIPPED of
- * them. With one core there is no spinning at all.
+ * Spinning adapts. `typical_ns` follows how long waits take; a wait that takes longer than a wake-up is worth
+ * is slept through at once. A spin that ends without an answer, and above all one in which this thread lost
+ * its core (a gap between two looks at the clock: more threads want to run than there are cores), makes the
+ * next waits sleep: 1, 2, 4 ... MOST_SKIPPED of them. With one core there is no spinning at all.
  *
- * The fd is an epoll descriptor over eventfd and socket. Until the user asks for it (walrus_fd) nothing is kept armed, so a
- * spinning program costs the broker no signals. From then on, whenever a public call returns:
- *   F1 something is unreaped, or the connection is lost  =>  the eventfd is above zero (by the broker's signal, or ours), or
- *      the socket has hung up: the fd is readable;
- *   F2 nothing is unreaped  =>  the ring was seen empty after wake_at = cq_head was stored and fenced: the next completion
- *      makes the broker signal.
- * The eventfd is drained only when nothing is unreaped. A signal that comes late, for a completion that was reaped already,
- * wakes once for nothing; the walrus_reap that finds nothing then drains it.
+ * The fd is an epoll descriptor over eventfd and socket. Until the user asks for it (walrus_fd) nothing is
+ * kept armed, so a spinning program costs the broker no signals. From then on, whenever a public call
+ * returns:
+ *   F1 something is unreaped, or the connection is lost => the eventfd is above zero (by the broker's signal,
+ *      or ours), or the socket has hung up: the fd is readable;
+ *   F2 nothing is unreaped => the ring was seen empty after wake_at = cq_head was stored and fenced: the next
+ *      completion makes the broker signal.
+ * The eventfd is drained only when nothing is unreaped. A signal that comes late, for a completion that was
+ * reaped already, wakes once for nothing; the walrus_reap that finds nothing then drains it.
  *
- * Failure modes: hang-up: the ring first, then -ECONNRESET (requests.c). A signal handler ran: -EINTR, or the wait goes on,
- * as the caller wants. */
+ * Failure modes: hang-up: the ring first, then -ECONNRESET (requests.c). A signal handler ran: -EINTR, or
+ * the wait goes on, as the caller wants. */
 #include "handle.h"
 
 #include <poll.h>
@@ -30,8 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SPIN_WORTH_NS                                                                                        \
-    INT64_C(250000) /* waits longer than this are slept through: a wake-up costs about 50 us */
+#define SPIN_WORTH_NS   INT64_C(250000) /* longer waits are slept through: a wake-up costs 50 us */
 #define SPIN_LEAST_NS   INT64_C(5000)
 #define SPIN_GAP_NS     INT64_C(40000)   /* between two looks at the clock: the core was taken away */
 #define SPIN_LOOK_NS    INT64_C(2000000) /* a long spin (a fixed spin_ns) looks at the socket this often */
@@ -80,11 +81,11 @@ static void relax(void)
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("yield" ::: "memory");
+    __asm__("yield" ::: "memory");
 #endif
 }
 
-/* ------------------------------------------------------------------------------------------------ signal and socket */
+/* --------------------------------------------------------------------------- signal and socket */
 
 /* Never blocks, whatever the other side did to O_NONBLOCK. */
 static void drain(struct walrus *handle)
@@ -110,7 +111,8 @@ static void signal_self(struct walrus *handle)
         handle->waiting.signalled = true;
 }
 
-/* Only on an empty ring. The fence pairs with the broker's between its store of cq_tail and its load of wake_at. */
+/* Only on an empty ring. The fence pairs with the broker's between its store of cq_tail and its load of
+ * wake_at. */
 static void arm(struct walrus *handle, uint32_t index)
 {
     word_store(&handle->client->wake_at, index);
@@ -202,7 +204,7 @@ int walrus_fd(const walrus *handle)
     return self->epoll;
 }
 
-/* ------------------------------------------------------------------------------------------------ spinning */
+/* ------------------------------------------------------------------------------------ spinning */
 
 static void learn(struct waiting *waiting, int64_t took)
 {
@@ -267,7 +269,7 @@ static void spin(struct walrus *handle, struct spinning *spinning, int64_t deadl
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ waiting */
+/* ------------------------------------------------------------------------------------- waiting */
 
 /* Sleeps until something may have changed. 0, -ETIME or -EINTR. */
 static int sleep_armed(struct walrus *handle, uint32_t need, int64_t deadline)

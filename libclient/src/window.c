@@ -1,12 +1,12 @@
 /* window.c: whose bytes of the read window are whose, and the order they go back in.
  *
- * The broker fills the window as a ring of bytes with free-running indices; the client gives it back by one index, so in
- * order. What was read may be released in any order: an entries object that is released early waits in the list until all
- * before it are. Bytes nobody keeps (pieces that were copied, topic records, answers that came too late) are charged to the
- * object before them.
+ * The broker fills the window as a ring of bytes with free-running indices; the client gives it back by one
+ * index, so in order. What was read may be released in any order: an entries object that is released early
+ * waits in the list until all before it are. Bytes nobody keeps (pieces that were copied, topic records,
+ * answers that came too late) are charged to the object before them.
  *
- * The broker's indices are checked by subtraction: bytes begin at or behind where the last ones ended, the whole lies within
- * one window from what is released, and never wraps round the window's end. */
+ * The broker's indices are checked by subtraction: bytes begin at or behind where the last ones ended, the
+ * whole lies within one window from what is released, and never wraps round the window's end. */
 #include "handle.h"
 
 int walrus__window_accept(struct walrus *handle, const struct completion *completion, const uint8_t **bytes)
@@ -56,7 +56,7 @@ void walrus__window_drop(struct walrus *handle)
         publish_head(handle, handle->window_next);
 }
 
-/* ------------------------------------------------------------------------------------------------ entries */
+/* ------------------------------------------------------------------------------------- entries */
 
 struct walrus_entries *walrus__entries_new(struct walrus *handle)
 {

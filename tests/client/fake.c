@@ -1,12 +1,8 @@
-#include "fake.h"
+/* fake.c: what the fake answers. */
+#include "fake_inside.h"
 
 #include <criterion/criterion.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 static int64_t now_ns(void)
@@ -16,13 +12,13 @@ static int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void mistake(struct fake *fake, const char *what, uint64_t number)
+void fake_mistake(struct fake *fake, const char *what, uint64_t number)
 {
     if (fake->mistakes++ == 0)
         snprintf(fake->mistake, sizeof fake->mistake, "%s (%llu)", what, (unsigned long long)number);
 }
 
-/* ------------------------------------------------------------------------------------------------ completions */
+/* --------------------------------------------------------------------------------- completions */
 
 void fake_post(struct fake *fake, const struct completion *completion)
 {
@@ -31,7 +27,7 @@ void fake_post(struct fake *fake, const struct completion *completion)
     c.signalled_ns = now_ns();
     uint32_t old = fake->cq.mirror.p_tail;
     if (ring_push_completion(&fake->cq, &c) != 1) {
-        mistake(fake, "completion ring full: the library went over its credit", old);
+        fake_mistake(fake, "completion ring full: the library went over its credit", old);
         return;
     }
     full_fence();
@@ -80,7 +76,7 @@ static struct fake_rule *matching_rule(struct fake *fake, uint8_t op)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------ topics */
+/* -------------------------------------------------------------------------------------- topics */
 
 struct fake_topic *fake_topic(struct fake *fake, const char *name)
 {
@@ -96,7 +92,7 @@ static void open_name(struct fake *fake, const struct descriptor *d)
     char name[MAX_TOPIC_NAME + 1] = "";
     if (d->payload_bytes == 0 || d->payload_bytes > MAX_TOPIC_NAME ||
         d->arena_offset > fake->sizes.arena_bytes - d->payload_bytes) {
-        mistake(fake, "name outside the arena", d->arena_offset);
+        fake_mistake(fake, "name outside the arena", d->arena_offset);
         answer(fake, d, -EINVAL, 0, 0);
         return;
     }
@@ -150,7 +146,7 @@ static void commit(struct fake *fake, uint32_t number, const struct fake_entry *
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ writes */
+/* -------------------------------------------------------------------------------------- writes */
 
 /* Checks a payload as layout.h promises it and adds its entries. */
 static bool take_payload(struct fake *fake, const struct descriptor *d, struct fake_entry **entries,
@@ -161,7 +157,7 @@ static bool take_payload(struct fake *fake, const struct descriptor *d, struct f
     if (d->arena_offset % PAYLOAD_ALIGN != 0 || d->payload_bytes % PAYLOAD_ALIGN != 0 ||
         d->payload_bytes > most || d->entries > MAX_BATCH_ENTRIES || all > fake->sizes.arena_bytes ||
         d->arena_offset > fake->sizes.arena_bytes - all) {
-        mistake(fake, "payload", d->arena_offset);
+        fake_mistake(fake, "payload", d->arena_offset);
         return false;
     }
     const uint8_t *payload = fake->arena + d->arena_offset;
@@ -174,17 +170,17 @@ static bool take_payload(struct fake *fake, const struct descriptor *d, struct f
         bool goes_on = (record.flags & ENTRY_CONTINUES) != 0;
         if (padded > d->payload_bytes - at || record.header_bytes != 0 ||
             (record.flags & ~ENTRY_FLAGS) != 0) {
-            mistake(fake, "record", i);
+            fake_mistake(fake, "record", i);
             return false;
         }
         if (goes_on && (d->op != OP_CHUNK || (d->flags & DESCRIPTOR_LAST) != 0 || i + 1 != d->entries ||
                         record.length % 4096 != 0 || record.length == 0)) {
-            mistake(fake, "a piece that may not go on", record.length);
+            fake_mistake(fake, "a piece that may not go on", record.length);
             return false;
         }
         for (uint32_t k = record.length; k < padded; k++) {
             if (payload[at + k] != 0)
-                mistake(fake, "padding is not zero", at + k);
+                fake_mistake(fake, "padding is not zero", at + k);
         }
         struct fake_entry *entry;
         if (*open_entry)
@@ -202,7 +198,7 @@ static bool take_payload(struct fake *fake, const struct descriptor *d, struct f
         at += padded;
     }
     if (at != d->payload_bytes)
-        mistake(fake, "payload_bytes is not the padded sum", at);
+        fake_mistake(fake, "payload_bytes is not the padded sum", at);
     return true;
 }
 
@@ -253,7 +249,7 @@ static struct fake_stream *find_stream(struct fake *fake, uint32_t number, bool 
     return NULL;
 }
 
-static void end_stream(struct fake *fake, struct fake_stream *stream, bool keep)
+void fake_end_stream(struct fake *fake, struct fake_stream *stream, bool keep)
 {
     for (uint64_t i = 0; !keep && i < stream->count; i++)
         free(stream->entries[i].data);
@@ -269,7 +265,7 @@ static void chunk(struct fake *fake, const struct descriptor *d, int forced, uin
     struct fake_stream *stream = find_stream(fake, d->stream, first);
     if (stream == NULL || d->topic == 0 || d->topic > fake->topic_count || (first && d->chunk != 0) ||
         (!stream->failed && stream->chunks != d->chunk)) {
-        mistake(fake, "chunk of no stream, or out of order", d->chunk);
+        fake_mistake(fake, "chunk of no stream, or out of order", d->chunk);
         answer(fake, d, -EINVAL, 0, 0);
         return;
     }
@@ -280,7 +276,7 @@ static void chunk(struct fake *fake, const struct descriptor *d, int forced, uin
     if (stream->failed) {
         answer(fake, d, forced < 0 ? forced : -ECANCELED, reason, 0);
         if (last)
-            end_stream(fake, stream, false);
+            fake_end_stream(fake, stream, false);
         return;
     }
     fake->topics[d->topic - 1]->busy = true;
@@ -296,7 +292,7 @@ static void chunk(struct fake *fake, const struct descriptor *d, int forced, uin
     }
     uint64_t first_sequence, count = stream->count;
     commit(fake, d->topic - 1, stream->entries, count, &first_sequence);
-    end_stream(fake, stream, true);
+    fake_end_stream(fake, stream, true);
     answer_write(fake, d, first_sequence, count);
 }
 
@@ -305,11 +301,11 @@ static void abort_stream(struct fake *fake, const struct descriptor *d)
     struct fake_stream *stream = find_stream(fake, d->stream, false);
     fake->aborts++;
     if (stream != NULL)
-        end_stream(fake, stream, false);
+        fake_end_stream(fake, stream, false);
     answer(fake, d, stream != NULL ? 0 : -ENOENT, 0, 0);
 }
 
-/* ------------------------------------------------------------------------------------------------ reads */
+/* --------------------------------------------------------------------------------------- reads */
 
 /* Where `want` bytes of window are; how many there are. */
 static uint64_t window_room(struct fake *fake, uint64_t want, uint64_t *at)
@@ -317,7 +313,7 @@ static uint64_t window_room(struct fake *fake, uint64_t want, uint64_t *at)
     uint64_t head = __atomic_load_n(&fake->client->window_head, __ATOMIC_ACQUIRE);
     uint64_t size = fake->sizes.window_bytes, used = fake->window_tail - head;
     if (used > size) {
-        mistake(fake, "window_head is wild", head);
+        fake_mistake(fake, "window_head is wild", head);
         return 0;
     }
     uint64_t room = size - used, to_end = size - (fake->window_tail & (size - 1));
@@ -461,7 +457,7 @@ static void look_at_follows(struct fake *fake)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ turns */
+/* --------------------------------------------------------------------------------------- turns */
 
 static void serve(struct fake *fake, const struct descriptor *d);
 
@@ -530,7 +526,7 @@ static void serve(struct fake *fake, const struct descriptor *d)
         cancel(fake, d);
         break;
     default:
-        mistake(fake, "unknown op", d->op);
+        fake_mistake(fake, "unknown op", d->op);
         break;
     }
 }
@@ -550,7 +546,7 @@ uint32_t fake_turn(struct fake *fake)
         fake->seen[d.op & 15]++;
         fake->last = d;
         if (d.published_ns <= 0 || d.published_ns > now_ns())
-            mistake(fake, "published_ns", (uint64_t)d.published_ns);
+            fake_mistake(fake, "published_ns", (uint64_t)d.published_ns);
         if (is_held(fake, d.op))
             fake->held[fake->held_count++] = d;
         else
@@ -566,346 +562,4 @@ void fake_answer_held(struct fake *fake, uint32_t count)
         serve(fake, &fake->held[i]);
     fake->held_count -= count;
     memmove(fake->held, fake->held + count, fake->held_count * sizeof *fake->held);
-}
-
-/* ------------------------------------------------------------------------------------------------ handshake */
-
-static uint8_t *make_file(struct fake *fake, uint64_t bytes, int seals, int *fd)
-{
-    *fd = memfd_create("fake", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    cr_assert_geq(*fd, 0);
-    uint64_t length = fake->handshake == HANDSHAKE_SHORT_FILE ? bytes / 2 : bytes;
-    cr_assert_eq(ftruncate(*fd, (off_t)length), 0);
-    uint8_t *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-    cr_assert_neq((void *)at, MAP_FAILED);
-    if (fake->handshake != HANDSHAKE_UNSEALED)
-        cr_assert_eq(fcntl(*fd, F_ADD_SEALS, seals), 0);
-    return at;
-}
-
-static void make_session(struct fake *fake, int fds[5])
-{
-    struct layout_sizes *s = &fake->sizes;
-    *s = (struct layout_sizes){.queue_entries =
-                                   fake->queue_entries != 0 ? fake->queue_entries : fake->hello.queue_entries,
-                               .arena_bytes = fake->hello.arena_bytes,
-                               .window_bytes = fake->hello.window_bytes};
-    cr_assert(layout_place(s));
-    int sealed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-    fake->client_file = make_file(fake, s->client_file_bytes, sealed, &fds[FD_CLIENT_FILE]);
-    fake->broker_file =
-        make_file(fake, s->broker_file_bytes, sealed | F_SEAL_FUTURE_WRITE, &fds[FD_BROKER_FILE]);
-    fake->client = (void *)fake->client_file;
-    fake->words = (void *)fake->broker_file;
-    fake->arena = fake->client_file + s->arena_at;
-    fake->window = fake->broker_file + s->window_at;
-    fake->window_tail = 0;
-    if (fake->handshake != HANDSHAKE_SHORT_FILE)
-        *fake->words = (struct broker_words){.magic = LAYOUT_MAGIC,
-                                             .version = LAYOUT_VERSION,
-                                             .queue_entries = s->queue_entries,
-                                             .fingerprint = layout_fingerprint(),
-                                             .arena_at = s->arena_at,
-                                             .arena_bytes = s->arena_bytes,
-                                             .window_at = s->window_at,
-                                             .window_bytes = s->window_bytes,
-                                             .epoch = 7};
-    if (fake->handshake == HANDSHAKE_WORDS_DIFFER)
-        fake->words->window_bytes *= 2;
-    ring_init(&fake->sq, s->queue_entries, &fake->words->sq_head, &fake->client->sq_tail,
-              fake->client_file + LAYOUT_PAGE);
-    ring_init(&fake->cq, s->queue_entries, &fake->words->cq_tail, &fake->client->cq_head,
-              fake->broker_file + LAYOUT_PAGE);
-    fake->doorbell = fds[FD_DOORBELL] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    fake->signal = fds[FD_SIGNAL] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    fds[4] = -1;
-    free(fake->held);
-    fake->held = calloc(s->queue_entries, sizeof *fake->held);
-    fake->held_count = fake->follow_count = 0;
-}
-
-static void send_welcome(struct fake *fake, const struct welcome *welcome, size_t length, const int *fds,
-                         unsigned count)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(5 * sizeof(int))];
-    } control = {.bytes = {0}};
-    struct iovec from = {(void *)(uintptr_t)welcome, length};
-    struct msghdr message = {.msg_iov = &from, .msg_iovlen = 1};
-    if (count > 0) {
-        message.msg_control = &control;
-        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
-        struct cmsghdr *m = CMSG_FIRSTHDR(&message);
-        m->cmsg_level = SOL_SOCKET;
-        m->cmsg_type = SCM_RIGHTS;
-        m->cmsg_len = CMSG_LEN(count * sizeof(int));
-        memcpy(CMSG_DATA(m), fds, count * sizeof(int));
-    }
-    cr_assert_eq(sendmsg(fake->socket, &message, MSG_NOSIGNAL), (ssize_t)length);
-}
-
-static void close_socket(struct fake *fake)
-{
-    close(fake->socket);
-    fake->socket = -1;
-}
-
-static void shake_hands(struct fake *fake)
-{
-    if (recv(fake->socket, &fake->hello, sizeof fake->hello, 0) != (ssize_t)sizeof fake->hello ||
-        fake->hello.magic != MESSAGE_MAGIC || fake->hello.fingerprint != layout_fingerprint())
-        mistake(fake, "hello", fake->hello.version_max);
-    if (fake->handshake == HANDSHAKE_SILENT)
-        return;
-    if (fake->handshake == HANDSHAKE_HANG_UP) {
-        close_socket(fake);
-        return;
-    }
-    struct welcome welcome = {.magic = MESSAGE_MAGIC, .version = LAYOUT_VERSION};
-    if (fake->handshake == HANDSHAKE_REFUSE) {
-        welcome.status = fake->refuse_status;
-        snprintf(welcome.text, sizeof welcome.text, "%s", fake->refuse_text);
-        send_welcome(fake, &welcome, sizeof welcome, NULL, 0);
-        close_socket(fake);
-        return;
-    }
-    int fds[5];
-    make_session(fake, fds);
-    welcome.fingerprint = layout_fingerprint();
-    welcome.queue_entries = fake->sizes.queue_entries;
-    welcome.io_backend = IO_BACKEND_PWRITE;
-    welcome.arena_bytes = fake->sizes.arena_bytes;
-    welcome.window_bytes = fake->sizes.window_bytes;
-    welcome.epoch = 7;
-    welcome.broker_pid = (uint32_t)getpid();
-    welcome.default_level = LEVEL_DURABLE;
-    unsigned count = FD_COUNT;
-    size_t length = sizeof welcome;
-    int pipes[2] = {-1, -1};
-    switch (fake->handshake) {
-    case HANDSHAKE_SHORT:
-        length /= 2;
-        break;
-    case HANDSHAKE_BAD_MAGIC:
-        welcome.magic++;
-        break;
-    case HANDSHAKE_OTHER_LAYOUT:
-        welcome.version++;
-        welcome.fingerprint++;
-        break;
-    case HANDSHAKE_NO_FDS:
-        count = 0;
-        break;
-    case HANDSHAKE_THREE_FDS:
-        count = 3;
-        break;
-    case HANDSHAKE_FIVE_FDS:
-        count = 5;
-        fds[4] = fake->signal;
-        break;
-    case HANDSHAKE_PIPE_FOR_DOORBELL:
-        cr_assert_eq(pipe(pipes), 0);
-        fds[FD_DOORBELL] = pipes[1];
-        break;
-    case HANDSHAKE_SIZES_WILD:
-        welcome.arena_bytes = UINT64_C(1) << 60;
-        break;
-    default:
-        break;
-    }
-    send_welcome(fake, &welcome, length, fds, count);
-    close(fds[FD_CLIENT_FILE]);
-    close(fds[FD_BROKER_FILE]);
-    if (pipes[0] >= 0) {
-        close(pipes[0]);
-        close(pipes[1]);
-    }
-}
-
-static void forget_session(struct fake *fake)
-{
-    if (fake->socket >= 0)
-        close_socket(fake);
-    if (fake->client_file != NULL) {
-        munmap(fake->client_file, fake->sizes.client_file_bytes);
-        munmap(fake->broker_file, fake->sizes.broker_file_bytes);
-        close(fake->doorbell);
-        close(fake->signal);
-        fake->client_file = NULL;
-        fake->words = NULL;
-        fake->doorbell = fake->signal = -1;
-    }
-}
-
-/* ------------------------------------------------------------------------------------------------ thread */
-
-static void set_parked(struct fake *fake, uint32_t parked)
-{
-    if (fake->words != NULL && fake->handshake != HANDSHAKE_SHORT_FILE)
-        word_store(&fake->words->parked, fake->never_park ? ACTIVE : parked);
-    full_fence();
-}
-
-/* Called with the mutex held; lets go of it while it sleeps. */
-static void sleep_parked(struct fake *fake)
-{
-    struct pollfd fds[4] = {{.fd = fake->listener, .events = POLLIN},
-                            {.fd = fake->control, .events = POLLIN},
-                            {.fd = fake->socket, .events = POLLIN},
-                            {.fd = fake->doorbell, .events = POLLIN}};
-    pthread_mutex_unlock(&fake->mutex);
-    poll(fds, 4, fake->never_park ? 1 : -1);
-    pthread_mutex_lock(&fake->mutex);
-    uint64_t count;
-    if ((fds[1].revents & POLLIN) != 0 && read(fake->control, &count, sizeof count) < 0)
-        cr_assert_eq(errno, EAGAIN);
-    if ((fds[3].revents & POLLIN) != 0 && fake->doorbell >= 0 &&
-        read(fake->doorbell, &count, sizeof count) > 0)
-        fake->doorbells += count;
-    if (fds[2].revents != 0 && fake->socket >= 0) {
-        char byte;
-        if (recv(fake->socket, &byte, 1, MSG_DONTWAIT) == 0)
-            forget_session(fake);
-    }
-    if ((fds[0].revents & POLLIN) != 0 && !fake->paused) {
-        forget_session(fake);
-        fake->socket = accept4(fake->listener, NULL, NULL, SOCK_CLOEXEC);
-        if (fake->socket >= 0)
-            shake_hands(fake);
-    }
-}
-
-static void *run(void *argument)
-{
-    struct fake *fake = argument;
-    pthread_mutex_lock(&fake->mutex);
-    while (!fake->stop) {
-        fake->standing = fake->paused;
-        if (fake->paused) {
-            pthread_cond_broadcast(&fake->changed);
-            pthread_cond_wait(&fake->changed, &fake->mutex);
-            continue;
-        }
-        set_parked(fake, ACTIVE);
-        uint32_t taken = fake->words != NULL && fake->handshake == HANDSHAKE_GOOD ? fake_turn(fake) : 0;
-        if (taken > 0)
-            continue;
-        set_parked(fake, PARKED);
-        if (fake->words == NULL || fake->handshake != HANDSHAKE_GOOD || fake_turn(fake) == 0)
-            sleep_parked(fake);
-    }
-    forget_session(fake);
-    pthread_mutex_unlock(&fake->mutex);
-    return NULL;
-}
-
-static void wake(struct fake *fake)
-{
-    uint64_t one = 1;
-    cr_assert_eq(write(fake->control, &one, sizeof one), (ssize_t)sizeof one);
-    pthread_cond_broadcast(&fake->changed);
-}
-
-void fake_start(struct fake *fake)
-{
-    snprintf(fake->folder, sizeof fake->folder, "/tmp/walrus-client-XXXXXX");
-    cr_assert_not_null(mkdtemp(fake->folder));
-    snprintf(fake->path, sizeof fake->path, "%s/s", fake->folder);
-    fake->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", fake->path);
-    cr_assert_eq(bind(fake->listener, (struct sockaddr *)&address, sizeof address), 0);
-    cr_assert_eq(listen(fake->listener, 8), 0);
-    fake->control = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    fake->socket = fake->doorbell = fake->signal = -1;
-    pthread_mutex_init(&fake->mutex, NULL);
-    pthread_cond_init(&fake->changed, NULL);
-    cr_assert_eq(pthread_create(&fake->thread, NULL, run, fake), 0);
-}
-
-void fake_pause(struct fake *fake)
-{
-    pthread_mutex_lock(&fake->mutex);
-    fake->paused = true;
-    wake(fake);
-    while (!fake->standing)
-        pthread_cond_wait(&fake->changed, &fake->mutex);
-    pthread_mutex_unlock(&fake->mutex);
-}
-
-void fake_resume(struct fake *fake)
-{
-    pthread_mutex_lock(&fake->mutex);
-    fake->paused = false;
-    wake(fake);
-    pthread_mutex_unlock(&fake->mutex);
-}
-
-void fake_die(struct fake *fake)
-{
-    if (fake->socket >= 0) {
-        shutdown(fake->socket, SHUT_RDWR);
-        close_socket(fake);
-    }
-}
-
-void fake_stop(struct fake *fake)
-{
-    pthread_mutex_lock(&fake->mutex);
-    fake->stop = true;
-    fake->paused = false;
-    wake(fake);
-    pthread_mutex_unlock(&fake->mutex);
-    pthread_join(fake->thread, NULL);
-    close(fake->listener);
-    close(fake->control);
-    unlink(fake->path);
-    rmdir(fake->folder);
-    for (uint32_t i = 0; i < fake->topic_count; i++) {
-        for (uint64_t k = 0; k < fake->topics[i]->count; k++)
-            free(fake->topics[i]->entries[k].data);
-        free(fake->topics[i]->entries);
-        free(fake->topics[i]);
-    }
-    for (uint32_t i = 0; i < array_count(fake->streams); i++) {
-        if (fake->streams[i].open) {
-            fake->streams[i].topic = 0;
-            end_stream(fake, &fake->streams[i], false);
-        }
-    }
-    free(fake->held);
-}
-
-/* ------------------------------------------------------------------------------------------------ for tests */
-
-walrus *fake_connect(struct fake *fake, struct walrus_connect_options options)
-{
-    char words[512] = "";
-    walrus *handle = NULL;
-    options.socket_path = fake->path;
-    options.error = words;
-    options.error_size = sizeof words;
-    int code = walrus_connect(&handle, &options);
-    cr_assert_eq(code, 0, "%d: %s", code, words);
-    return handle;
-}
-
-walrus_topic *open_topic(walrus *handle, const char *name)
-{
-    walrus_topic *topic = NULL;
-    int code = walrus_topic_open(handle, name, strlen(name), NULL, &topic);
-    cr_assert_eq(code, 0, "%d: %s", code, walrus_error(handle));
-    return topic;
-}
-
-bool fd_readable(const walrus *handle)
-{
-    struct pollfd fd = {.fd = walrus_fd(handle), .events = POLLIN};
-    return poll(&fd, 1, 0) == 1;
-}
-
-void fake_expect_no_mistakes(const struct fake *fake)
-{
-    cr_assert_eq(fake->mistakes, 0, "the library did wrong: %s", fake->mistake);
 }

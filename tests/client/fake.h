@@ -1,7 +1,8 @@
 /* fake.h: a broker in a thread of the test, which does what the test says.
  *
- * It does the real handshake over a real socket with real sealed memfds, and runs the real rings; batches are kept in memory.
- * Its thread can be paused: then the test itself takes the turns, so that nothing depends on time. */
+ * It does the real handshake over a real socket with real sealed memfds, and runs the real rings; batches
+ * are kept in memory. Its thread can be paused: then the test itself takes the turns, so that nothing
+ * depends on time. */
 #ifndef WALRUS_TEST_FAKE_H
 #define WALRUS_TEST_FAKE_H
 

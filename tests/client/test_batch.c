@@ -1,4 +1,5 @@
-/* Asynchronous batches: filling in place, limits, credit, arena pressure, reaping. The fake is paused where order matters. */
+/* Asynchronous batches: filling in place, limits, credit, arena pressure, reaping. The fake is paused
+ * where order matters. */
 #include "fake.h"
 
 #include <criterion/criterion.h>

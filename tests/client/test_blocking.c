@@ -325,7 +325,8 @@ Test(blocking, opening_a_topic_can_fail)
 
 Test(blocking, more_names_than_the_cache_holds)
 {
-    /* The fake has 64 topics; names go in and out of the cache of 1,024 only on a real broker, so here the refusal counts. */
+    /* The fake has 64 topics; names go in and out of the cache of 1,024 only on a real broker, so here the
+     * refusal counts. */
     for (int i = 0; i < 60; i++) {
         char name[16];
         snprintf(name, sizeof name, "topic-%d", i % 30);

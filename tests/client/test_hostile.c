@@ -1,4 +1,5 @@
-/* A broker that breaks the protocol: the connection ends with words, nothing crashes. Also the arena's bookkeeping by itself. */
+/* A broker that breaks the protocol: the connection ends with words, nothing crashes. Also the arena's
+ * bookkeeping by itself. */
 #include "fake.h"
 
 #include "../../libclient/src/handle.h"
@@ -28,7 +29,8 @@ static int append(void)
     return walrus_append_for_topic(handle, "t", "entry", 5, NULL, NULL);
 }
 
-/* The connection was ended because of the broker: what is in flight is unknown, everything after is refused, with words. */
+/* The connection was ended because of the broker: what is in flight is unknown, everything after is
+ * refused, with words. */
 static void expect_ended(const char *part_of_words)
 {
     cr_assert(fd_readable(handle));
@@ -139,7 +141,7 @@ Test(hostile, asynchronous_batches_in_flight_are_unknown)
     expect_ended("completion index");
 }
 
-/* ------------------------------------------------------------------------------------------------ reads */
+/* --------------------------------------------------------------------------------------- reads */
 
 static uint32_t spoil_at; /* which word of the run is overwritten */
 static uint64_t spoil_with;
@@ -233,7 +235,7 @@ Test(hostile, runs_that_cannot_be)
                  "does not follow"); /* entry_bytes 0, 5 bytes in it */
 }
 
-/* ------------------------------------------------------------------------------------------------ runs alone */
+/* ---------------------------------------------------------------------------------- runs alone */
 
 static _Alignas(16) uint8_t window[4096];
 
@@ -358,7 +360,7 @@ Test(hostile, g16_runs_of_noise_never_crash)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ topics */
+/* -------------------------------------------------------------------------------------- topics */
 
 Test(hostile, topic_records_that_cannot_be)
 {
@@ -392,7 +394,7 @@ Test(hostile, topic_records_that_cannot_be)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ arena */
+/* --------------------------------------------------------------------------------------- arena */
 
 Test(arena, extents_merge_again_whatever_the_order)
 {

@@ -3,6 +3,7 @@
 
 #include <criterion/criterion.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -209,8 +210,9 @@ Test(wait, wakes_for_several_although_some_were_met_before)
     fake.hold_writes = false;
     fake_answer_held(&fake, 1); /* in the ring, not met yet */
     pid_t child = fork();
-    if (child == 0) { /* answers the rest while the parent waits; rings and eventfds are shared */
-        usleep(20000);
+    if (child == 0) { /* answers the rest once the parent has armed for it; rings and eventfds are shared */
+        while (word_load_acquire(&fake.client->cq_head) != fake.cq.mirror.p_tail)
+            sched_yield();
         fake_answer_held(&fake, 3);
         _exit(0);
     }
@@ -326,7 +328,8 @@ Test(wait, death_leaves_an_open_batch_to_be_dropped)
 
 Test(wait, no_sigpipe)
 {
-    signal(SIGPIPE, SIG_DFL);
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    sigaction(SIGPIPE, &action, NULL);
     fake_die(&fake);
     submit(1);
     submit(2);
