@@ -1,10 +1,11 @@
 /* broker.c: runs walrusd.
  *
- * Happy path: fork, exec with its own session of options, read stdout until the line "walrusd: ready on ...", hand it back. The
- * time from before fork to that line is ready_ns. Stop: SIGTERM, wait for exit status 0.
+ * Happy path: fork, exec with its own session of options, read stdout until the line "walrusd: ready on
+ * ...", hand it back. The time from before fork to that line is ready_ns. Stop: SIGTERM, wait for exit
+ * status 0.
  *
- * Failure modes: it ends before it is ready, or says nothing for READY_LIMIT_NS: its stderr's last lines go into the error. It
- * never outlives this program: the kernel kills it with its parent. */
+ * Failure modes: it ends before it is ready, or says nothing for READY_LIMIT_NS: its stderr's last lines go
+ * into the error. It never outlives this program: the kernel kills it with its parent. */
 #include "broker.h"
 
 #include <dirent.h>
@@ -12,7 +13,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,12 +23,6 @@
 #define STOP_LIMIT_NS  INT64_C(60000000000)
 #define QUIET_NS       INT64_C(300000000)
 #define SPARE_LEAST    (1 << 20)
-
-static void pause_ns(int64_t ns)
-{
-    struct timespec t = {ns / 1000000000, ns % 1000000000};
-    nanosleep(&t, NULL);
-}
 
 static bool usable(const char *path)
 {
@@ -88,8 +82,7 @@ static void last_words(const struct broker *broker, char *out, size_t size)
 
 static void run_child(const struct broker_options *options, const char *program, int out)
 {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    signal(SIGINT, SIG_IGN); /* Ctrl-C goes to the whole terminal; we are stopped in order */
+    child_begin();
     int log = open(options->log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
     int none = open("/dev/null", O_RDONLY);
     if (log < 0 || none < 0 || dup2(none, 0) < 0 || dup2(out, 1) < 0 || dup2(log, 2) < 0)
@@ -120,7 +113,8 @@ static void run_child(const struct broker_options *options, const char *program,
 }
 
 /* Reads the pipe until the line is there. */
-static int wait_ready(struct broker *broker, int in, const volatile int *interrupted, struct error *err)
+static int wait_ready(struct broker *broker, int in, const volatile sig_atomic_t *interrupted,
+                      struct error *err)
 {
     char text[512], words[320];
     size_t length = 0;

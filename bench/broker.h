@@ -2,6 +2,7 @@
 #ifndef WALRUS_BENCH_BROKER_H
 #define WALRUS_BENCH_BROKER_H
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include "../shared/base.h"
@@ -14,7 +15,7 @@ struct broker_options {
     const char *durability;
     const char *io;       /* NULL: the broker's default */
     const char *log_path; /* its stderr goes there */
-    const volatile int *interrupted;
+    const volatile sig_atomic_t *interrupted;
 };
 
 struct broker {
@@ -36,7 +37,8 @@ void broker_kill(struct broker *broker);
 int broker_check(struct broker *broker, struct error *err) must_check;
 /* Waits until it writes nothing any more (it prepares space ahead), `limit_ns` at most. */
 void broker_settle(const struct broker *broker, int64_t limit_ns);
-/* Bytes of files in a store folder that are prepared and not used yet: large, and still blank where a header would be. */
+/* Bytes of files in a store folder that are prepared and not used yet: large, and still blank where a
+ * header would be. */
 uint64_t broker_spare_bytes(const char *data_folder);
 /* The counters file beside the socket. -ENOENT, -EPROTO, -EAGAIN: there is none that can be read. */
 int broker_counters(const char *socket_path, struct stat_snapshot *snapshot) must_check;

@@ -3,8 +3,6 @@
 #include <fcntl.h>
 #include <isa-l.h>
 #include <liburing.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -141,7 +139,7 @@ static int sink_turn(struct sink *sink)
 }
 
 static int copy(const struct slots *slots, const struct load *load, struct sink *sink, int64_t duration_ns,
-                const volatile int *interrupted, struct raw_numbers *result)
+                const volatile sig_atomic_t *interrupted, struct raw_numbers *result)
 {
     struct indices *at = slots->indices;
     uint32_t head = 0, crc = 0;
@@ -174,9 +172,9 @@ static int copy(const struct slots *slots, const struct load *load, struct sink 
 }
 
 int ceiling_run(const struct load *load, const struct raw_file *file, int64_t duration_ns,
-                const volatile int *interrupted, struct raw_numbers *result, struct error *err)
+                const volatile sig_atomic_t *interrupted, struct raw_numbers *result, struct error *err)
 {
-    struct slots slots = {.lengths_bytes = align_up(load->batch * 4u, 64)};
+    struct slots slots = {.lengths_bytes = align_up(load->batch * UINT64_C(4), 64)};
     struct sink sink = {.fd = -1};
     struct payload_pool pool = {0};
     slots.slot_bytes = align_up(slots.lengths_bytes + load_batch_bytes(load), 64);
@@ -196,8 +194,7 @@ int ceiling_run(const struct load *load, const struct raw_file *file, int64_t du
     slots.memory = memory + 4096;
     pid_t pid = fork();
     if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        signal(SIGINT, SIG_IGN);
+        child_begin();
         fill(&slots, load, &pool);
         _exit(0);
     }

@@ -1,5 +1,6 @@
-/* histogram.h: counts of nanoseconds in log-linear buckets: 128 buckets for each power of two, so a value read back is at
- * most 0.8 % off. Fixed size, no pointers: it can lie in memory shared between processes, and two can be added up. */
+/* histogram.h: counts of nanoseconds in log-linear buckets: 128 buckets for each power of two, so a value
+ * read back is at most 0.8 % off. Fixed size, no pointers: it can lie in memory shared between processes,
+ * and two can be added up. */
 #ifndef WALRUS_BENCH_HISTOGRAM_H
 #define WALRUS_BENCH_HISTOGRAM_H
 

@@ -1,12 +1,13 @@
 /* ledger.c: reads back and checks.
  *
- * Happy path, per topic: read entries from the first sequence on. Entries with room for a stamp name themselves; the expected
- * bytes are made again from that name and compared. Batches must lie in one piece, entries in order, each batch once; at the end
- * every acknowledged batch must have been seen. Sequences must rise by one from 1. Shorter entries are made again too: as a sum
- * of hashes that does not depend on their order.
+ * Happy path, per topic: read entries from the first sequence on. Entries with room for a stamp name
+ * themselves; the expected bytes are made again from that name and compared. Batches must lie in one piece,
+ * entries in order, each batch once; at the end every acknowledged batch must have been seen. Sequences must
+ * rise by one from 1. Shorter entries are made again too: as a sum of hashes that does not depend on their
+ * order.
  *
- * Failure modes: what is missing, twice, torn or different goes into result->trouble, the first finding only; reading that fails
- * is an error. */
+ * Failure modes: what is missing, twice, torn or different goes into result->trouble, the first finding
+ * only; reading that fails is an error. */
 #include "ledger.h"
 
 #include <xxhash.h>
@@ -189,7 +190,8 @@ static bool topic_written(const struct ledger *ledger, uint32_t topic)
     return false;
 }
 
-static int read_topic(struct reader *r, walrus *handle, const volatile int *interrupted, struct error *err)
+static int read_topic(struct reader *r, walrus *handle, const volatile sig_atomic_t *interrupted,
+                      struct error *err)
 {
     char name[WALRUS_MAX_TOPIC_NAME + 1];
     snprintf(name, sizeof name, "%s-%u", r->ledger->topic_prefix, r->topic);
@@ -249,7 +251,7 @@ static int prepare(struct reader *r)
     r->expected = malloc(largest);
     r->seen = calloc(r->ledger->line_count + 1, sizeof *r->seen);
     if (r->expected == NULL || r->seen == NULL)
-        return -ENOMEM;
+        return -ENOMEM; /* ledger_read_back frees both */
     for (size_t i = 0; i < r->ledger->line_count; i++)
         if ((r->seen[i] = calloc(1, r->ledger->lines[i].batches / 8 + 1)) == NULL)
             return -ENOMEM;
@@ -257,7 +259,7 @@ static int prepare(struct reader *r)
 }
 
 int ledger_read_back(const struct ledger *ledger, const struct payload_pool *pool, const char *socket_path,
-                     const volatile int *interrupted, struct read_back *result, struct error *err)
+                     const volatile sig_atomic_t *interrupted, struct read_back *result, struct error *err)
 {
     struct reader reader = {.ledger = ledger, .pool = pool, .result = result};
     char words[300] = "";

@@ -2,6 +2,8 @@
 #ifndef WALRUS_BENCH_LEDGER_H
 #define WALRUS_BENCH_LEDGER_H
 
+#include <signal.h>
+
 #include "load.h"
 #include "payload.h"
 
@@ -37,9 +39,10 @@ uint32_t ledger_run(struct ledger *ledger);
 int ledger_add(struct ledger *ledger, const struct load *load, uint32_t run,
                const uint64_t *batches) must_check;
 
-/* Reads every topic of the ledger and compares each entry with what it must be. 0 if the reading could be done: then result
- * says what was found; *interrupted ends it. */
+/* Reads every topic of the ledger and compares each entry with what it must be. 0 if the reading could be
+ * done: then result says what was found; *interrupted ends it. */
 int ledger_read_back(const struct ledger *ledger, const struct payload_pool *pool, const char *socket_path,
-                     const volatile int *interrupted, struct read_back *result, struct error *err) must_check;
+                     const volatile sig_atomic_t *interrupted, struct read_back *result,
+                     struct error *err) must_check;
 
 #endif

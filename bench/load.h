@@ -6,14 +6,14 @@
 
 enum wait_mode { WAIT_SPIN, WAIT_HYBRID, WAIT_BLOCK };
 
-#define MOST_BYTES_PREPARED                                                                                  \
-    UINT64_MAX /* in a plan: as much as fits the prepared space when the round begins */
+/* In a plan: as much as fits the prepared space when the round begins. */
+#define MOST_BYTES_PREPARED UINT64_MAX
 
 /* The work of one run. Each producer is a process with one connection and keeps `depth` batches in flight. */
 struct load {
     uint32_t producers;
-    uint32_t
-        topics; /* producer i writes to topics i, i + producers, ... below `topics`; to i % topics if there are fewer */
+    /* Producer i writes to topics i, i + producers, ... below `topics`; to i % topics if there are fewer. */
+    uint32_t topics;
     uint32_t batch; /* entries in a batch; 1: sent as an append */
     uint32_t depth;
     uint64_t size;  /* bytes of an entry */
@@ -23,7 +23,6 @@ struct load {
     uint64_t most_bytes;
     uint8_t level; /* enum walrus_level that `durability` stands for */
     bool queue;
-    bool as_batch; /* also batches of one entry are sent as batches */
     enum wait_mode wait;
     char durability[32]; /* as the broker's --durability takes it */
 };

@@ -94,15 +94,24 @@ static void look_at_device(struct machine *machine, dev_t device)
     machine->logical_block = (uint32_t)strtoul(number, NULL, 10);
 }
 
+uint64_t number_in_line(const char *line, unsigned field)
+{
+    for (line += strspn(line, " "); field > 0 && *line != 0; field--) {
+        line += strcspn(line, " ");
+        line += strspn(line, " ");
+    }
+    return strtoull(line, NULL, 10);
+}
+
 int64_t machine_busy_ns(void)
 {
+    static const unsigned fields[] = {1, 2, 3, 6, 7}; /* user, nice, system, hard and soft interrupts */
     char line[256];
-    unsigned long long user, nice, system, idle, waiting, hard, soft;
+    uint64_t ticks = 0;
     read_line("/proc/stat", line, sizeof line);
-    if (sscanf(line, "cpu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &waiting, &hard,
-               &soft) != 7)
-        return 0;
-    return (int64_t)(user + nice + system + hard + soft) * (1000000000 / sysconf(_SC_CLK_TCK));
+    for (size_t i = 0; i < array_count(fields); i++)
+        ticks += number_in_line(line, fields[i]);
+    return (int64_t)ticks * (1000000000 / sysconf(_SC_CLK_TCK));
 }
 
 double machine_wait_quiet(int64_t limit_ns)
@@ -110,8 +119,7 @@ double machine_wait_quiet(int64_t limit_ns)
     int64_t limit = now_ns() + limit_ns;
     for (;;) {
         int64_t busy = machine_busy_ns(), from = now_ns();
-        struct timespec t = {0, QUIET_LOOK_NS};
-        nanosleep(&t, NULL);
+        pause_ns(QUIET_LOOK_NS);
         double cores = (double)(machine_busy_ns() - busy) / (double)(now_ns() - from);
         if (cores < QUIET_CORES || now_ns() > limit)
             return cores;

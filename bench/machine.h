@@ -20,6 +20,9 @@ struct machine {
     char not_a_disk[128]; /* why */
 };
 
+/* Number `field` (from 0) of the words of `line`; 0 if there is none. */
+uint64_t number_in_line(const char *line, unsigned field);
+
 /* CPU time all processes together have used so far, ns; waiting for the disk is none. */
 int64_t machine_busy_ns(void);
 /* Waits until others leave the cores nearly alone, `limit_ns` at most. Cores that others used at last. */

@@ -5,7 +5,7 @@
 #include "scenario.h"
 
 /* A signal handler can reach nothing else. */
-static volatile int *interrupted_flag;
+static volatile sig_atomic_t *interrupted_flag;
 
 static void interrupted(int number)
 {
@@ -19,7 +19,8 @@ static void catch_signals(struct bench *bench)
     interrupted_flag = &bench->interrupted;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGPIPE, &ignore, NULL);
 }
 
 static int report(const struct bench *bench)

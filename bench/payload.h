@@ -1,8 +1,8 @@
 /* payload.h: what is written, so that it can be made again and compared byte by byte when it is read back.
  *
- * Every entry is named by {run, producer, batch, index}. Its bytes come from a pool of random bytes, from a place that follows
- * from the name, so that entries and batches differ and do not compress; then the first 16 bytes are stamped with the name.
- * That costs one memcpy and two stores per entry in the measured loop. */
+ * Every entry is named by {run, producer, batch, index}. Its bytes come from a pool of random bytes, from a
+ * place that follows from the name, so that entries and batches differ and do not compress; then the first
+ * 16 bytes are stamped with the name. That costs one memcpy and two stores per entry in the measured loop. */
 #ifndef WALRUS_BENCH_PAYLOAD_H
 #define WALRUS_BENCH_PAYLOAD_H
 
@@ -64,7 +64,8 @@ static inline void payload_fill(const struct payload_pool *pool, uint64_t word, 
         memcpy(to, stamp, length);
 }
 
-/* Reads the stamp of an entry of at least PAYLOAD_STAMP bytes. It says who the entry claims to be; compare before you believe it. */
+/* Reads the stamp of an entry of at least PAYLOAD_STAMP bytes. It says who the entry claims to be; compare
+ * before you believe it. */
 struct payload_name payload_name_of(const void *entry);
 
 #endif

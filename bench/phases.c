@@ -1,8 +1,8 @@
 #include "phases.h"
 
 #include <linux/futex.h>
-#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,6 +10,20 @@
 #define READY_LIMIT_NS INT64_C(60000000000)
 #define END_LIMIT_NS   INT64_C(60000000000)
 #define LOOK_NS        INT64_C(200000000) /* how often the main process looks for dead workers */
+
+void pause_ns(int64_t ns)
+{
+    struct timespec t = {ns / 1000000000, ns % 1000000000};
+    /* lint-allow: nanosleep, counters of other processes and of the kernel wake nobody */
+    nanosleep(&t, NULL);
+}
+
+void child_begin(void)
+{
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    sigaction(SIGINT, &ignore, NULL);
+}
 
 void *shared_memory(size_t bytes)
 {
@@ -48,8 +62,9 @@ int phases_ready(struct phases *phases)
     return phases_given_up(phases) ? -ECANCELED : 0; /* others may even have finished meanwhile */
 }
 
-/* The first of those who come at the same time sets the stamp, before the phase that it belongs to can be seen. */
-static void stamp(int64_t *word)
+/* The first of those who come at the same time sets the stamp, before the phase that it belongs to can be
+ * seen. */
+static void stamp(int64_t *word) /* NOLINT(readability-non-const-parameter): the exchange writes */
 {
     int64_t unset = 0;
     (void)__atomic_compare_exchange_n(word, &unset, now_ns(), false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
@@ -105,7 +120,7 @@ static void look_for_ended(struct crew *crew)
 
 /* Sleeps while the phase is `phase`, `limit_ns` at most (0: no limit). */
 static int stay(struct phases *phases, enum phase phase, int64_t limit_ns, struct crew *crew,
-                const volatile int *interrupted)
+                const volatile sig_atomic_t *interrupted)
 {
     int64_t until = now_ns() + limit_ns;
     while (phase_now(phases) == phase) {
@@ -124,7 +139,7 @@ static int stay(struct phases *phases, enum phase phase, int64_t limit_ns, struc
     return 0;
 }
 
-static int wait_ready(struct phases *phases, struct crew *crew, const volatile int *interrupted)
+static int wait_ready(struct phases *phases, struct crew *crew, const volatile sig_atomic_t *interrupted)
 {
     int64_t limit = now_ns() + READY_LIMIT_NS;
     for (;;) {
@@ -158,13 +173,13 @@ static int wait_ended(struct crew *crew)
                     waitpid(crew->pids[i], NULL, 0);
             return -ETIMEDOUT;
         }
-        struct timespec t = {0, 1000000};
-        nanosleep(&t, NULL);
+        pause_ns(1000000);
     }
     return crew->failed ? -ECHILD : 0;
 }
 
-int phases_lead(struct phases *phases, const pid_t *pids, uint32_t count, const volatile int *interrupted)
+int phases_lead(struct phases *phases, const pid_t *pids, uint32_t count,
+                const volatile sig_atomic_t *interrupted)
 {
     struct crew *crew = calloc(1, sizeof *crew);
     if (crew == NULL || count > array_count(crew->ended)) {

@@ -2,19 +2,24 @@
  *
  * Happy path
  *   1. The main process makes a struct phases in shared memory and forks its workers.
- *   2. Each worker prepares itself, calls phases_ready() and sleeps there until all are ready: WARM begins for all at once.
- *   3. WARM ends after `warm_ns`, or when a worker has done its share `warm_work` (whichever is first): MEASURE.
+ *   2. Each worker prepares itself, calls phases_ready() and sleeps there until all are ready: WARM begins
+ *      for all at once.
+ *   3. WARM ends after `warm_ns`, or when a worker has done its share `warm_work` (whichever is first):
+ *      MEASURE.
  *   4. MEASURE ends after `measure_ns`, or when a worker has done its share `measure_work`: STOP.
  *   5. Workers finish what is in flight (it still counts as a sample if it was begun in MEASURE) and exit.
  *
  * The main process sleeps in a futex meanwhile: it takes no time from the two cores that are measured.
  *
- * Failure modes: a worker that fails calls phases_give_up(); one that dies is seen by waitpid: the run stops.
+ * Failure modes: a worker that fails calls phases_give_up(); one that dies is seen by waitpid: the run
+ * stops.
  *
- * Invariants: the phase only grows; measure_from is set before MEASURE is visible, measure_to before STOP is. */
+ * Invariants: the phase only grows; measure_from is set before MEASURE is visible, measure_to before STOP
+ * is. */
 #ifndef WALRUS_BENCH_PHASES_H
 #define WALRUS_BENCH_PHASES_H
 
+#include <signal.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -56,6 +61,11 @@ static inline enum phase phase_now(const struct phases *phases)
     return (enum phase)__atomic_load_n(&phases->phase, __ATOMIC_ACQUIRE);
 }
 
+/* Waits for nothing but time: between two looks at something that cannot wake us. */
+void pause_ns(int64_t ns);
+/* In a child: dies with its parent; Ctrl-C, which goes to the whole terminal, is the parent's. */
+void child_begin(void);
+
 /* Memory shared with processes forked later; NULL if there is none. */
 void *shared_memory(size_t bytes) must_check;
 void shared_memory_release(void *memory, size_t bytes);
@@ -78,10 +88,10 @@ static inline bool phases_given_up(const struct phases *phases)
     return __atomic_load_n(&phases->given_up, __ATOMIC_RELAXED) != 0;
 }
 
-/* Main process: waits until all are ready, leads through the phases and waits for the workers to end. `pids` are children; one
- * that ends with another status than 0 stops the run. 0; -ECHILD a worker failed; -EINTR `interrupted` became non-zero;
- * -ETIMEDOUT workers did not end. */
+/* Main process: waits until all are ready, leads through the phases and waits for the workers to end.
+ * `pids` are children; one that ends with another status than 0 stops the run. 0; -ECHILD a worker failed;
+ * -EINTR `interrupted` became non-zero; -ETIMEDOUT workers did not end. */
 int phases_lead(struct phases *phases, const pid_t *pids, uint32_t count,
-                const volatile int *interrupted) must_check;
+                const volatile sig_atomic_t *interrupted) must_check;
 
 #endif

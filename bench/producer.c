@@ -6,18 +6,18 @@
  *   3. Reap; take the clock once; every completion's slot gives one latency sample and is free again.
  *   4. At STOP begin nothing more and reap what is in flight.
  *
- * The clock runs from before the first reserve of a batch to after the reap of its completion. A batch that is refused is made
- * and sent again after the broker's estimate with its first clock: waiting for a turn is part of its latency.
+ * The clock runs from before the first reserve of a batch to after the reap of its completion. A batch
+ * that is refused is made and sent again after the broker's estimate with its first clock: waiting for a
+ * turn is part of its latency.
  *
- * Failure modes: any other result than 0, -EBUSY and -EAGAIN ends the run with the library's words; so does a silence of
- * SILENCE_NS.
+ * Failure modes: any other result than 0, -EBUSY and -EAGAIN ends the run with the library's words; so
+ * does a silence of SILENCE_NS.
  *
- * Invariants: batch numbers rise by one; every number begun is committed before the process ends with status 0. */
+ * Invariants: batch numbers rise by one; every number begun is committed before the process ends with
+ * status 0. */
 #include "producer.h"
 
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include "../libclient/include/walrus.h"
@@ -75,7 +75,8 @@ static bool in_place(const struct load *load)
     return load->batch * (align_up(load->size, ENTRY_ALIGN) + RECORD_BYTES) <= IN_PLACE_BYTES;
 }
 
-/* Room for `depth` batches in flight, one being filled and one for what is cut into pieces; a single batch may have half of it. */
+/* Room for `depth` batches in flight, one being filled and one for what is cut into pieces; a single batch
+ * may have half of it. */
 static uint64_t arena_bytes(const struct load *load)
 {
     if (!in_place(load))
@@ -136,7 +137,8 @@ static int prepare(struct producer *p)
     return connect_and_open(p);
 }
 
-/* Fills and submits the slot's batch. 0; 1 if the library has no room now (nothing was sent); negative: failed. */
+/* Fills and submits the slot's batch. 0; 1 if the library has no room now (nothing was sent); negative:
+ * failed. */
 static int send_slot(struct producer *p, uint32_t index)
 {
     struct slot *slot = &p->slots[index];
@@ -167,7 +169,7 @@ static int send_slot(struct producer *p, uint32_t index)
     struct walrus_submit_options options = {
         .size = sizeof options,
         .user_data = index,
-        .append = load->batch == 1 && !load->as_batch,
+        .append = load->batch == 1,
     };
 #ifdef WALRUS_SUBMIT_HAS_QUEUE
     options.queue = load->queue;
@@ -209,7 +211,8 @@ static int begin_some(struct producer *p, enum phase phase)
     return 0;
 }
 
-/* Sends refused batches again whose time has come. *next is the time of the earliest other one, or INT64_MAX. */
+/* Sends refused batches again whose time has come. *next is the time of the earliest other one, or
+ * INT64_MAX. */
 static int retry_some(struct producer *p, int64_t now, int64_t *next)
 {
     *next = INT64_MAX;
@@ -333,8 +336,7 @@ static int idle(struct producer *p, int64_t retry_at, uint32_t *spins)
     if (retry_at != INT64_MAX)
         limit = retry_at > now ? retry_at - now : 0;
     if (p->in_flight == 0) {
-        struct timespec t = {limit / 1000000000, limit % 1000000000};
-        nanosleep(&t, NULL);
+        pause_ns(limit);
         return 0;
     }
     int result = walrus_wait(p->handle, 1, limit);
@@ -373,8 +375,7 @@ static int measured_loop(struct producer *p)
 int producer_main(const struct producers_request *request, const struct load *load, uint32_t run,
                   uint32_t number, struct phases *phases, struct producer_report *report)
 {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    signal(SIGINT, SIG_IGN); /* the main process stops us */
+    child_begin();
     struct producer p = {
         .request = request, .load = load, .run = run, .phases = phases, .report = report, .number = number};
     int result = prepare(&p);

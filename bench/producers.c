@@ -37,11 +37,10 @@ int64_t process_cpu_ns(pid_t pid)
         return 0;
     text[length] = 0;
     const char *at = strrchr(text, ')'); /* the name may hold anything */
-    unsigned long long user, system;
-    if (at == NULL ||
-        sscanf(at + 1, " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu", &user, &system) != 2)
+    if (at == NULL)
         return 0;
-    return (int64_t)(user + system) * (1000000000 / sysconf(_SC_CLK_TCK));
+    uint64_t ticks = number_in_line(at + 1, 11) + number_in_line(at + 1, 12); /* user, system */
+    return (int64_t)ticks * (1000000000 / sysconf(_SC_CLK_TCK));
 }
 
 /* Reports and phases of one round, in shared memory. */

@@ -2,6 +2,8 @@
 #ifndef WALRUS_BENCH_PRODUCERS_H
 #define WALRUS_BENCH_PRODUCERS_H
 
+#include <signal.h>
+
 #include "load.h"
 #include "payload.h"
 #include "phases.h"
@@ -16,17 +18,19 @@ struct producers_request {
     uint32_t beside_run;
     int64_t warm_ns;  /* a run by count warms up with a tenth of the count instead */
     pid_t broker_pid; /* for its CPU time; 0: not known */
-    const volatile int *interrupted;
+    const volatile sig_atomic_t *interrupted;
 };
 
 struct producers_result {
     struct numbers numbers;
     struct numbers beside;
-    /* Of each producer, those of `beside` behind the others: batches 0 to batches[i] - 1 were committed. malloc'ed. */
+    /* Of each producer, those of `beside` behind the others: batches 0 to batches[i] - 1 were committed.
+     * malloc'ed. */
     uint64_t *batches;
 };
 
-/* Starts load->producers processes, leads them through the phases, adds up what they measured. On error result->batches is NULL. */
+/* Starts load->producers processes, leads them through the phases, adds up what they measured. On error
+ * result->batches is NULL. */
 int producers_run(const struct producers_request *request, struct producers_result *result,
                   struct error *err) must_check;
 

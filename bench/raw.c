@@ -1,12 +1,15 @@
 /* raw.c: durable writes without a broker (see raw.h).
  *
- * Happy path of a run: open the file the method's way; fill a buffer of depth payloads with random bytes; until the time is over:
- * stamp every block (so that no two writes are the same), write, make durable, one histogram sample per payload.
+ * Happy path of a run: open the file the method's way; fill a buffer of depth payloads with random bytes;
+ * until the time is over: stamp every block (so that no two writes are the same), write, make durable, one
+ * histogram sample per payload.
  *
- * "depth" under way means: for the methods that flush, one group of `depth` payloads per write and flush (what a group commit of
- * that many closed-loop callers does); for DSYNC_PARALLEL, `depth` single writes in flight, each durable by itself.
+ * "depth" under way means: for the methods that flush, one group of `depth` payloads per write and flush
+ * (what a group commit of that many closed-loop callers does); for DSYNC_PARALLEL, `depth` single writes
+ * in flight, each durable by itself.
  *
- * Failure modes: a short write or an error ends the run; O_DIRECT or io_uring refused is -EOPNOTSUPP for that method. */
+ * Failure modes: a short write or an error ends the run; O_DIRECT or io_uring refused is -EOPNOTSUPP for
+ * that method. */
 #include "raw.h"
 
 #include <fcntl.h>
@@ -313,7 +316,7 @@ static bool better(const struct raw_numbers *a, const struct raw_numbers *b, uin
 
 int raw_rank(const struct raw_request *request, enum raw_method ranking[RAW_METHODS], struct error *err)
 {
-    struct raw_numbers numbers[RAW_METHODS];
+    struct raw_numbers numbers[RAW_METHODS] = {0};
     struct raw_request brief = *request;
     int count = 0;
     if (brief.duration_ns > RANK_NS)
@@ -321,7 +324,7 @@ int raw_rank(const struct raw_request *request, enum raw_method ranking[RAW_METH
     for (enum raw_method method = 0; method < RAW_METHODS; method++) {
         if (method == RAW_DSYNC_PARALLEL && request->depth == 1)
             continue;
-        struct raw_numbers one;
+        struct raw_numbers one = {0};
         int code = raw_run(&brief, method, &one, err);
         if (code == -EOPNOTSUPP)
             continue;
@@ -350,7 +353,7 @@ int raw_sustained(const struct raw_request *request, const char *path, struct ra
     int code = 0;
     for (enum raw_space space = RAW_ALLOCATED; space <= RAW_WRITTEN && code == 0; space++)
         for (size_t i = 0; i < array_count(methods) && code == 0; i++) {
-            struct raw_numbers run;
+            struct raw_numbers run = {0};
             int64_t from = now_ns();
             code = make_space(path, file.bytes, space, err);
             double before = (double)(now_ns() - from) / 1e9;

@@ -1,23 +1,22 @@
 /* raw_group.c: a group writer with nothing in it: no checks, no checksums, no topics, no recovery.
  *
  * Happy path
- *   1. Each client process owns `depth` slots in shared memory. It copies a payload into a free one and raises `published`; if
- *      the writer sleeps, it rings the doorbell (eventfd).
- *   2. The writer process gathers all published slots of all clients, copies them behind one another into an aligned buffer,
- *      writes whole blocks, makes them durable, raises each client's `done` and writes its eventfd.
+ *   1. Each client process owns `depth` slots in shared memory. It copies a payload into a free one and
+ *      raises `published`; if the writer sleeps, it rings the doorbell (eventfd).
+ *   2. The writer process gathers all published slots of all clients, copies them behind one another into an
+ *      aligned buffer, writes whole blocks, makes them durable, raises each client's `done` and writes its
+ *      eventfd.
  *   3. The client reaps: one sample per payload, from before its copy into the slot to after it saw `done`.
  *
- * Store-buffering pair: the writer stores `asleep` and looks at `published`, the client stores `published` and looks at
- * `asleep`; both fence in between. For the clients the eventfd counter remembers.
+ * Store-buffering pair: the writer stores `asleep` and looks at `published`, the client stores `published`
+ * and looks at `asleep`; both fence in between. For the clients the eventfd counter remembers.
  *
  * Failure modes: a write error ends the writer with status 1, which ends the run. */
 #include "raw_group.h"
 
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "payload.h"
@@ -207,8 +206,7 @@ static int writer_main(struct group_run *run)
 
 static int worker(struct group_run *run, uint32_t i)
 {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    signal(SIGINT, SIG_IGN);
+    child_begin();
     int status = i < run->request->clients ? client_main(run, i) : writer_main(run);
     if (status != 0)
         phases_give_up(&run->shared->phases);

@@ -2,6 +2,8 @@
 #ifndef WALRUS_BENCH_RAW_GROUP_H
 #define WALRUS_BENCH_RAW_GROUP_H
 
+#include <signal.h>
+
 #include "raw.h"
 
 struct raw_group_request {
@@ -9,7 +11,7 @@ struct raw_group_request {
     uint32_t clients, depth;
     uint64_t size; /* bytes of a payload, up to RAW_GROUP_PAYLOAD */
     int64_t warm_ns, duration_ns;
-    const volatile int *interrupted;
+    const volatile sig_atomic_t *interrupted;
 };
 
 /* A way of running it: how the group is made durable, how long clients look before they sleep. */

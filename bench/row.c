@@ -3,13 +3,14 @@
  * Happy path
  *   1. A fresh folder on the disk, a fresh store, a broker of our own, ready before anything is timed.
  *   2. The yardstick's space is prepared and its ways are ranked once by brief runs.
- *   3. Each round: wait until the broker writes nothing any more (it prepares space ahead; neither side may be measured beside
- *      that), one run of the yardstick, the same wait, one run of the broker. The order changes from round to round.
+ *   3. Each round: wait until the broker writes nothing any more (it prepares space ahead; neither side may
+ *      be measured beside that), one run of the yardstick, the same wait, one run of the broker. The order
+ *      changes from round to round.
  *   4. Stop the broker, start it again, read back and compare everything.
  *   5. Medians over the rounds; ratios are medians of the ratios within a round, not ratios of medians.
  *
- * A row is "prepared" if each round fits the space that the broker had prepared when it began; runs are cut short by bytes to
- * stay inside. A "sustained" row writes SUSTAINED_TIMES as much. */
+ * A row is "prepared" if each round fits the space that the broker had prepared when it began; runs are cut
+ * short by bytes to stay inside. A "sustained" row writes SUSTAINED_TIMES as much. */
 #include "row.h"
 
 #include <stdarg.h>
@@ -47,7 +48,8 @@ void progress(const struct bench *bench, const char *format, ...)
 
 /* ------------------------------------------------------------------------------------------------ stage */
 
-/* The counters as they are now: the broker writes them while something happens, so something is made to happen. */
+/* The counters as they are now: the broker writes them while something happens, so something is made to
+ * happen. */
 static int fresh_counters(const struct stage_set *stage, struct stat_snapshot *snapshot)
 {
     uint64_t before = broker_counters(stage->socket, snapshot) == 0 ? snapshot->updates : 0;
@@ -58,11 +60,10 @@ static int fresh_counters(const struct stage_set *stage, struct stat_snapshot *s
     walrus_close(handle);
     int result = -EAGAIN;
     for (int i = 0; i < COUNTER_LOOKS; i++) {
-        struct timespec t = {0, COUNTER_LOOK_NS};
         result = broker_counters(stage->socket, snapshot);
         if (result == 0 && snapshot->updates > before)
             return 0;
-        nanosleep(&t, NULL);
+        pause_ns(COUNTER_LOOK_NS);
     }
     return result;
 }
@@ -259,7 +260,8 @@ static double median(double *values, uint32_t count)
     return count % 2 == 1 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-/* The median over the rounds of the double that lies `at` bytes into each of `rounds` structs of `stride` bytes. */
+/* The median over the rounds of the double that lies `at` bytes into each of `rounds` structs of `stride`
+ * bytes. */
 static double median_of(const void *rounds, size_t stride, size_t at, uint32_t count)
 {
     double values[ROUNDS_MOST];
@@ -337,7 +339,8 @@ void row_medians(struct row *row)
     row->ratio_bytes = median(bytes, row->rounds);
 }
 
-/* ------------------------------------------------------------------------------------------------ yardsticks */
+/* ------------------------------------------------------------------------------------------------
+ * yardsticks */
 
 struct yard {
     struct stage_set *stage;
@@ -479,8 +482,8 @@ static void settle(const struct stage_set *stage)
         (void)machine_wait_quiet((int64_t)(stage->bench->options.quiet * 1e9));
 }
 
-/* The first segments of a store are small and so is what is prepared behind them: write until that is over. Not measured, but
- * read back like everything else. */
+/* The first segments of a store are small and so is what is prepared behind them: write until that is over.
+ * Not measured, but read back like everything else. */
 static int prime(struct stage_set *stage, const struct load *like, struct error *err)
 {
     struct load load = {
@@ -553,8 +556,8 @@ int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error 
                         .row = row,
                         .log_factor = load_batch_bytes(&row->load) < RAW_BLOCK ? SMALL_FACTOR : LARGE_FACTOR};
     if (row->has_raw && (!row->sustained || row->yardstick == YARDSTICK_CEILING)) {
-        uint64_t bytes =
-            max_u64(RAW_FILE_BYTES, 4 * row->load.depth * align_up(load_batch_bytes(&row->load), RAW_BLOCK));
+        uint64_t bytes = max_u64(RAW_FILE_BYTES, UINT64_C(4) * row->load.depth *
+                                                     align_up(load_batch_bytes(&row->load), RAW_BLOCK));
         folder_join(&stage.folder, "raw.dat", path, sizeof path);
         progress(bench, "%s %s: preparing space for the raw runs", row->id, row->label);
         code = raw_prepare(&stage.raw_file, path, bytes, err);

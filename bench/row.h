@@ -1,6 +1,9 @@
-/* row.h: one row of the report: rounds of a load on a broker of its own, the yardstick between them, everything read back. */
+/* row.h: one row of the report: rounds of a load on a broker of its own, the yardstick between them,
+ * everything read back. */
 #ifndef WALRUS_BENCH_ROW_H
 #define WALRUS_BENCH_ROW_H
+
+#include <signal.h>
 
 #include "broker.h"
 #include "folder.h"
@@ -58,7 +61,7 @@ struct bench {
     struct payload_pool pool;
     struct row *rows; /* ROWS_MOST */
     uint32_t row_count;
-    volatile int interrupted;
+    volatile sig_atomic_t interrupted;
     char backend_text[16];
     char broker_version[32];
 };

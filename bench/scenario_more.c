@@ -25,7 +25,8 @@ static int compare_doubles(const void *a, const void *b)
 
 /* ------------------------------------------------------------------------------------------------ P8 */
 
-/* Kills the broker and starts it again, `rounds` times; milliseconds from before exec to its line "ready", sorted. */
+/* Kills the broker and starts it again, `rounds` times; milliseconds from before exec to its line "ready",
+ * sorted. */
 static int kill_and_start(struct stage_set *stage, uint32_t rounds, double ms[ROUNDS_MOST], struct error *err)
 {
     for (uint32_t i = 0; i < rounds; i++) {
@@ -106,7 +107,8 @@ int scenario_start(struct bench *bench, struct error *err)
     return code;
 }
 
-/* ------------------------------------------------------------------------------------------------ S1, S2, S3 */
+/* ------------------------------------------------------------------------------------------------ S1, S2,
+ * S3 */
 
 int scenario_batch_or_appends(struct bench *bench, struct error *err)
 {
@@ -167,7 +169,8 @@ int scenario_batch_latency(struct bench *bench, struct error *err)
     return code;
 }
 
-/* One handle sends batches to a topic without a pause; another one appends to the same topic and counts how often it is taken. */
+/* One handle sends batches to a topic without a pause; another one appends to the same topic and counts how
+ * often it is taken. */
 int scenario_append_success(struct bench *bench, struct error *err)
 {
     static const struct load preset = {.producers = 1,

@@ -15,7 +15,8 @@
 #include "report.h"
 #include "row.h"
 
-/* ------------------------------------------------------------------------------------------------ histogram */
+/* ------------------------------------------------------------------------------------------------ histogram
+ */
 
 Test(histogram, every_value_is_read_back_within_one_percent)
 {
@@ -63,8 +64,8 @@ Test(histogram, merging_is_the_same_as_adding_everything_to_one)
     for (int i = 0; i < 3; i++)
         histogram_clear(&h[i]);
     for (int i = 0; i < 10000; i++) {
-        histogram_add(&h[i % 2], i * 37, 1);
-        histogram_add(&h[2], i * 37, 1);
+        histogram_add(&h[i % 2], INT64_C(37) * i, 1);
+        histogram_add(&h[2], INT64_C(37) * i, 1);
     }
     histogram_merge(&h[0], &h[1]);
     cr_assert(memcmp(&h[0], &h[2], sizeof h[0]) == 0);
@@ -113,7 +114,8 @@ Test(payload, the_pool_does_not_compress_by_repetition)
     payload_pool_release(&pool);
 }
 
-/* ------------------------------------------------------------------------------------------------ topics of producers */
+/* ------------------------------------------------------------------------------------------------ topics of
+ * producers */
 
 Test(producers, share_all_topics_among_them_and_each_its_own)
 {
@@ -207,7 +209,7 @@ Test(raw, every_method_writes_what_it_says_and_sees_every_sample, .init = make_f
                                           .payload = 70000,
                                           .depth = depth,
                                           .duration_ns = INT64_C(10000000000),
-                                          .most_bytes = 70000 * 40};
+                                          .most_bytes = UINT64_C(70000) * 40};
             struct raw_numbers numbers;
             int code = raw_run(&request, method, &numbers, &err);
             if (code == -EOPNOTSUPP)
@@ -265,7 +267,8 @@ Test(ceiling, copies_what_was_filled)
     cr_assert(numbers.bytes_per_s > 0);
 }
 
-/* ------------------------------------------------------------------------------------------------ options, machine, row */
+/* ------------------------------------------------------------------------------------------------ options,
+ * machine, row */
 
 Test(options, durability_is_understood_or_refused)
 {
