@@ -92,6 +92,7 @@ static int serialize(struct log *log, bool clean)
     c->group = header.group;
     c->log_bytes_at = log->stats.log_bytes;
     c->dirty_since = 0;
+    c->wanted = false;
     return 0;
 }
 
@@ -194,6 +195,8 @@ static bool due(const struct log *log)
     int64_t now = io_now(log->io);
     if (c->retry_at != 0 && now < c->retry_at)
         return false;
+    if (c->wanted)
+        return true;
     uint64_t since = log->stats.log_bytes - c->log_bytes_at;
     if (since >= max_u64(CHECKPOINT_LOG, 8 * c->last_size))
         return true;
@@ -205,7 +208,7 @@ int64_t checkpoint_deadline(const struct log *log)
     const struct checkpoint *c = &log->checkpoint;
     if (c->dirty_since == 0 || c->state != CHECKPOINT_IDLE || c->bytes != NULL || log->next_group == 1)
         return INT64_MAX;
-    int64_t at = log->last_group_ns + CHECKPOINT_IDLE_NS;
+    int64_t at = c->wanted ? 0 : log->last_group_ns + CHECKPOINT_IDLE_NS;
     return c->retry_at > at ? c->retry_at : at;
 }
 

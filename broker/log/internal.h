@@ -165,7 +165,7 @@ struct checkpoint {
     uint64_t group;         /* that the last one names */
     int64_t dirty_since;    /* 0: nothing new since */
     int64_t retry_at;
-    bool wanted;            /* take one as soon as everything is flushed */
+    bool wanted;            /* now: a start walked the log, the next one need not again */
     uint8_t *bytes;
     size_t size;
     struct io_file *file;

@@ -202,6 +202,7 @@ int log_start(const struct log_options *options, struct log **out, struct error 
     log->last_group_ns = io_now(log->io);
     if (log->next_group > 1)
         log->checkpoint.dirty_since = log->last_group_ns;
+    log->checkpoint.wanted = log->stats.start_groups_walked > 0;
     log_say(log, SAY_NOTICE, "store %s: id %s, epoch %llu, segment %llu, %llu groups walked, %llu copied, %.1f ms", log->io->folder,
             log->store_id_text, (unsigned long long)log->epoch, (unsigned long long)current->number,
             (unsigned long long)log->stats.start_groups_walked, (unsigned long long)log->stats.start_groups_copied,

@@ -493,9 +493,10 @@ static int bisect(struct log *log, struct log_read *r)
             *probe = (*low + *high) / 2 + 1;
         struct segment *s = log->segments[*probe - 1];
         int need = index_need(log, s);
-        if (need <= 0)
-            return need;
-        const struct index_topic *t = index_image_topic(&s->image, r->topic->id);
+        if (need == WAITS)
+            return WAITS;
+        /* One that cannot be read is stepped over here: if what is wanted may lie in it, locate() meets it again and says so. */
+        const struct index_topic *t = need < 0 ? NULL : index_image_topic(&s->image, r->topic->id);
         if (t == NULL) {
             if (--*probe == 0 || *probe - 1 < *low) { /* none from here down to low */
                 *low = (*low + *high) / 2 + 1;

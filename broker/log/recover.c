@@ -399,14 +399,15 @@ static int lost_headers(struct walk *w)
         if (f->closed || f->valid)
             continue;
         for (uint64_t at = BLOCK_MIN; at <= BLOCK_MAX && at < f->size; at *= 2) {
-            uint64_t have;
-            int error = load(w, f, at, &have);
-            if (error != 0)
-                return error;
             struct group_header g;
-            if (have < sizeof g)
+            int64_t got = io_read_at(w->log->io, f->file, w->buffer, at, BLOCK_MIN);
+            w->loaded = NULL;
+            if (got < 0)
+                return error_set(w->err, (int)got, "store %s: cannot read file " SEGMENT_FILE ": %s; nothing was decided",
+                                 w->log->io->folder, (unsigned long long)f->file_number, strerror((int)-got));
+            if (got < (int64_t)sizeof g)
                 break;
-            memcpy(&g, w->buffer + (at - w->loaded_from), sizeof g);
+            memcpy(&g, w->buffer, sizeof g);
             if (g.magic == GROUP_MAGIC && g.offset == at && g.number >= w->next_group)
                 return error_set(w->err, -EBADMSG,
                                  "store %s: the header of file " SEGMENT_FILE " is damaged, and group %llu lies behind it; run \"walrus check %s\"",
