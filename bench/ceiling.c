@@ -186,7 +186,7 @@ int ceiling_run(const struct load *load, const struct raw_file *file, int64_t du
     int code = memory == NULL ? -ENOMEM : payload_pool_make(&pool, (uint64_t)now_ns());
     if (code == 0)
         code = sink_open(&sink, slots.slot_bytes, file);
-    if (code < 0) {
+    if (code != 0) {
         error_set(err, code, "the copying yardstick cannot start: %s", strerror(-code));
         goto out;
     }

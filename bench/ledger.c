@@ -233,6 +233,7 @@ static void check_all_seen(struct reader *r)
         const struct ledger_line *line = &r->ledger->lines[i];
         if (r->ledger->loads[line->load].size < PAYLOAD_STAMP)
             continue;
+        check_bug(r->seen != NULL && r->seen[i] != NULL);
         for (uint64_t batch = 0; batch < line->batches; batch++)
             if ((r->seen[i][batch / 8] >> (batch % 8) & 1) == 0) {
                 snprintf(r->result->trouble, sizeof r->result->trouble,

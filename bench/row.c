@@ -35,15 +35,15 @@
 
 void progress(const struct bench *bench, const char *format, ...)
 {
+    char line[512];
     (void)bench;
     va_list args;
     va_start(args, format);
-    if (isatty(STDERR_FILENO))
-        fputs("\r\033[K", stderr);
-    vfprintf(stderr, format, args);
-    fputs(isatty(STDERR_FILENO) ? "" : "\n", stderr);
-    fflush(stderr);
+    vsnprintf(line, sizeof line, format, args);
     va_end(args);
+    bool terminal = isatty(STDERR_FILENO);
+    fprintf(stderr, "%s%s%s", terminal ? "\r\033[K" : "", line, terminal ? "" : "\n");
+    fflush(stderr);
 }
 
 /* ------------------------------------------------------------------------------------------------ stage */
