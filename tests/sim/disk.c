@@ -95,7 +95,11 @@ static void check_op(struct disk *disk, const struct io_op *op)
     if (op->file->flags & IO_FILE_READ_ONLY)
         violate(disk, "seam: write to %s, which was opened for reading only", op->file->name);
     struct inode *inode = inode_of(disk, op->file);
+    const struct slot *head = inode->slot_count > 0 ? &inode->slots[0] : NULL;
     if (!inode->segment)
+        return;
+    if (disk->watch.frees_file != NULL && head != NULL && head->now != NULL && head->versions == NULL &&
+        disk->watch.frees_file(head->now->bytes))
         return;
     for (uint64_t at = op->offset / SIM_BLOCK;
          at * SIM_BLOCK < op->offset + op->length && at < inode->slot_count; at++) {
@@ -178,7 +182,8 @@ static void put_bytes(struct disk *disk, const struct io_op *op, uint64_t good, 
             whole ? 0 : slot->flags & SLOT_POISONED; /* only new bytes heal what a flush has lost */
         slot_offer(slot, all);
         slot_show(slot, shown);
-        slot->flags |= poisoned;
+        slot->flags = (uint8_t)((slot->flags & ~SLOT_WHOLE) | poisoned |
+                                (whole && good == op->length ? SLOT_WHOLE : 0));
         if (op->durable && good == op->length)
             slot_settle(slot, inode_of(disk, op->file)->segment);
         else if (op->durable && slot->versions != NULL)

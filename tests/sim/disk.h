@@ -38,6 +38,8 @@ struct disk_watch {
     void *context;
     /* A write was handed to the disk. */
     void (*written)(void *context, const char *name, const void *bytes, uint64_t length);
+    /* A first block that says: nothing in this file is committed. Once it is durable the file is free. NULL: there are none. */
+    bool (*frees_file)(const void *block);
 };
 
 /* Takes the image over. Virtual time goes on from image->time. */

@@ -48,7 +48,7 @@ static void watch_aborts(const struct explorer *explorer)
 
 struct explore_options explore_defaults(void)
 {
-    return (struct explore_options){.bits = 8, .images = 60, .nested_every = 25, .twice_every = 4, .seed = 1};
+    return (struct explore_options){.bits = 7, .images = 40, .nested_every = 60, .twice_every = 4, .seed = 1};
 }
 
 static void branch_copy(struct branch *to, const struct branch *from)
@@ -335,18 +335,19 @@ static bool fault_life(struct explorer *explorer, struct branch *branch, const s
 
 static void judge_after_fault(struct explorer *explorer, const struct branch *from, uint64_t n, uint32_t kind)
 {
-    for (uint32_t i = 0; i < 6 && !explorer->result.failed; i++) {
+    for (uint32_t i = 0; i < 5 && !explorer->result.failed; i++) {
         struct branch branch;
         branch_copy(&branch, from);
         snprintf(explorer->place, sizeof explorer->place, "op %llu hit by fault %u, end %u",
                  (unsigned long long)n, kind, i);
-        crash(&branch, i < 2 ? CRASH_KILL : CRASH_POWER,
-              i < 4 ? choices_mask(i % 2 == 0 ? 0 : UINT64_MAX) : choices_chance(n * 17 + i));
+        crash(&branch, i == 0 ? CRASH_KILL : CRASH_POWER,
+              i < 3 ? choices_mask(i % 2 == 0 ? UINT64_MAX : 0) : choices_chance(n * 17 + i));
         explorer->result.images++;
         judge(explorer, &branch);
         if (!broken(explorer, &branch)) {
             crash(&branch, CRASH_POWER, choices_mask(0));
-            judge(explorer, &branch);
+            if (i % 2 == 0)
+                judge(explorer, &branch);
         }
         broken(explorer, &branch);
         branch_free(&branch);

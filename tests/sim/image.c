@@ -95,7 +95,7 @@ void slot_settle(struct slot *slot, bool segment)
         return;
     versions_drop(slot->versions);
     slot->versions = NULL;
-    if (segment && slot->now != NULL)
+    if (segment && slot->now != NULL && (slot->flags & SLOT_WHOLE))
         slot->flags |= SLOT_SEALED;
 }
 
@@ -483,6 +483,7 @@ void image_set_block(struct image *image, const char *name, uint32_t index, cons
     slot->versions = NULL;
     block_drop(slot->now);
     slot->now = block_new(bytes);
+    slot->flags = 0;
 }
 
 void image_flip(struct image *image, const char *name, uint64_t offset, uint8_t mask)

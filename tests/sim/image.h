@@ -8,7 +8,8 @@
  *             and all that was written since
  *   POISONED  a flush that covered it failed: reads go on showing `now`, later flushes answer 0 and do nothing for it, until
  *             it is written again
- *   SEALED    written and then flushed with success, not zeros: from then on a write to it breaks G17
+ *   WHOLE     the last write to it said that it succeeded
+ *   SEALED    WHOLE, and then flushed with success, not zeros: from then on a write to it breaks G17
  *
  * Names: `now` is what list and open see, `durable` what the last SYNC_DIRECTORY made sure of, `changes` lies between. A power
  * cut keeps any subset of the changes, in order. A rename is one change.
@@ -40,7 +41,7 @@ struct versions {
 
 extern struct block block_truncated;
 
-enum slot_flag { SLOT_POISONED = 1, SLOT_SEALED = 2 };
+enum slot_flag { SLOT_POISONED = 1, SLOT_SEALED = 2, SLOT_WHOLE = 4 };
 
 struct slot {
     struct block *now;

@@ -191,8 +191,10 @@ static void scan_order(struct scan *scan, struct batch *batch, uint64_t sequence
 }
 
 void scan_feed(struct scan *scan, const struct run *run, uint64_t sequence, const uint8_t *bytes,
-               uint64_t length, uint64_t offset, uint64_t whole)
+               uint64_t length)
 {
+    bool piece = (run->flags & RUN_PIECE) != 0;
+    uint64_t offset = piece ? run->entry_offset : 0;
     struct ledger *ledger = scan->ledger;
     if (ledger->failure[0] != 0)
         return;
@@ -224,9 +226,14 @@ void scan_feed(struct scan *scan, const struct run *run, uint64_t sequence, cons
     }
     struct batch *batch = ledger_at(ledger, scan->batch);
     uint8_t expected[4096];
-    if (whole != entry_length(batch, scan->entry))
-        ledger_fail(ledger, "G27: batch %u, entry %u: %llu bytes instead of %llu", batch->id, scan->entry,
-                    (unsigned long long)whole, (unsigned long long)entry_length(batch, scan->entry));
+    uint64_t whole = entry_length(batch, scan->entry);
+    bool ends = !piece || offset + length == whole;
+    bool fits = ends ? offset + length == whole : length % 4096 == 0 && length > 0 && offset + length < whole;
+    if (!fits || (piece && run->entry_bytes != whole))
+        ledger_fail(
+            ledger, "G27: batch %u, entry %u: a %s of %llu bytes at %llu, of %llu; the entry has %llu",
+            batch->id, scan->entry, piece ? "piece" : "run", (unsigned long long)length,
+            (unsigned long long)offset, (unsigned long long)run->entry_bytes, (unsigned long long)whole);
     for (uint64_t at = 0; at < length && ledger->failure[0] == 0; at += sizeof expected) {
         uint64_t part = min_u64(sizeof expected, length - at);
         entry_fill(batch, scan->entry, offset + at, expected, part);
@@ -237,7 +244,8 @@ void scan_feed(struct scan *scan, const struct run *run, uint64_t sequence, cons
     if (!(run->flags & RUN_UNSTABLE))
         batch->shown = true;
     scan->offset = offset + length;
-    if (scan->offset < whole)
+    scan->next_sequence = sequence;
+    if (!ends)
         return;
     scan->offset = 0;
     scan->next_sequence = sequence + 1;

@@ -76,16 +76,16 @@ struct scan {
     uint32_t batch; /* id of the one being read, 0 = between two */
     uint32_t entry;
     uint64_t offset;
-    uint64_t next_sequence;
+    uint64_t next_sequence; /* of the next entry; while `offset` is not 0, of this one */
     uint64_t last_order;
     uint32_t batches;
     bool from_start;
     uint8_t *seen; /* by batch id */
 };
 void scan_begin(struct scan *scan, struct ledger *ledger, uint32_t topic, bool from_start);
-/* One entry, or a piece of one. */
+/* One entry, or (run->flags) a piece of one. */
 void scan_feed(struct scan *scan, const struct run *run, uint64_t sequence, const uint8_t *bytes,
-               uint64_t length, uint64_t offset, uint64_t whole);
+               uint64_t length);
 void scan_end(struct scan *scan);
 
 /* A new life begins to write, and nobody has read what its start made of the batches so far. */

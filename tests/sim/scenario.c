@@ -32,6 +32,23 @@ static void an_unproven_tail(struct run_state *run)
         run_pump(run, 1000000);
 }
 
+/* The last group reads well and is gone at the next power cut: its flush has failed. */
+static void a_failed_flush(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 500);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    if (!run_alive(run))
+        return;
+    disk_set_fault(
+        run->disk,
+        &(struct fault){.kinds = 1u << IO_FLUSH, .classes = CLASS_SEGMENT, .count = 1, .error = -EIO});
+    run_write(run, 0, 1, 3, 700);
+    run_write(run, 1, 2, 1, 80);
+    run_settle(run);
+}
+
 /* ------------------------------------------------------------------------------------------------ acts */
 
 static void start_only(struct run_state *run)
@@ -245,6 +262,7 @@ const struct scenario scenarios[] = {
     {"first-start", NULL, false, one_group, true, false},
     {"start", a_few_batches, false, start_only, true, false},
     {"start-after-kill", an_unproven_tail, true, start_only, true, false},
+    {"start-after-failed-flush", a_failed_flush, true, start_only, true, false},
     {"one-group", a_few_batches, false, one_group, false, false},
     {"three-groups", a_few_batches, false, three_groups, false, false},
     {"two-topics", a_few_batches, false, two_topics, false, false},

@@ -245,7 +245,7 @@ static uint64_t hostile_number(struct seed *seed)
 }
 
 /* A header with one field made up and its checksum put right: length is where the crc is. */
-static void forge(struct image *image, const char *name, uint32_t crc_at, struct seed *seed)
+static void forge(struct image *image, const char *name, uint32_t crc_at, struct seed *seed, char what[320])
 {
     uint8_t bytes[SIM_BLOCK];
     image_get_block(image, name, 0, bytes);
@@ -258,6 +258,7 @@ static void forge(struct image *image, const char *name, uint32_t crc_at, struct
     uint32_t crc = crc32c(0, bytes, crc_at);
     memcpy(bytes + crc_at, &crc, sizeof crc);
     image_set_block(image, name, 0, bytes);
+    snprintf(what, 320, "%s with %llu at %u (%u bytes)", name, (unsigned long long)number, at, wide ? 8 : 4);
 }
 
 Test(damage, g16_made_up_numbers_crash_nothing_and_take_no_memory)
@@ -275,7 +276,8 @@ Test(damage, g16_made_up_numbers_crash_nothing_and_take_no_memory)
         struct ledger ledger;
         ledger_copy(&ledger, &store.ledger);
         struct image *image = image_copy(store.image);
-        forge(image, name, crc_at, &seed);
+        char what[320];
+        forge(image, name, crc_at, &seed, what);
         struct run_state run;
         run_begin(&run, image, &ledger, 99);
         run.rot = run.trouble = true;
@@ -284,7 +286,7 @@ Test(damage, g16_made_up_numbers_crash_nothing_and_take_no_memory)
                 &run); /* a liar who knows the checksums may take data away; he must not add or mix any */
         image_free(run_end(&run));
         bool lost = strncmp(ledger.failure, "G1:", 3) == 0 || strncmp(ledger.failure, "G7:", 3) == 0;
-        cr_assert(ledger.failure[0] == 0 || lost, "%s with a made-up number: %s", name, ledger.failure);
+        cr_assert(ledger.failure[0] == 0 || lost, "%s: %s", what, ledger.failure);
         ledger_free(&ledger);
     }
     free_store(&store);
