@@ -298,12 +298,12 @@ out:
 int raw_group_rank(const struct raw_group_request *request, enum raw_group_way ranking[RAW_GROUP_WAYS],
                    struct error *err)
 {
-    struct raw_numbers numbers[RAW_GROUP_WAYS];
+    struct raw_numbers numbers[RAW_GROUP_WAYS] = {0};
     struct raw_group_request brief = *request;
     if (brief.duration_ns > RANK_NS)
         brief.duration_ns = RANK_NS;
     for (enum raw_group_way way = 0; way < RAW_GROUP_WAYS; way++) {
-        struct raw_numbers one;
+        struct raw_numbers one = {0};
         int code = raw_group_run(&brief, way, &one, err);
         if (code < 0)
             return code;
