@@ -42,7 +42,7 @@ INSTEAD = {
     'tmpnam': 'mkstemp or memfd_create',
     'tempnam': 'mkstemp or memfd_create',
     'mktemp': 'mkstemp or memfd_create',
-    'signal': 'sigaction, or signalfd',
+    'signal': 'sigaction, or signalfd', # with a handler
     'select': 'poll or epoll (select breaks beyond descriptor 1023)',
     'gmtime': 'gmtime_r',
     'localtime': 'localtime_r',
@@ -52,7 +52,7 @@ INSTEAD = {
     'setjmp': 'error codes',
     'longjmp': 'error codes',
 }
-CALL = re.compile(r'(?<![\w.>])(' + '|'.join(INSTEAD) + r')\s*\(')
+CALL = re.compile(r'(?<![\w.>])(' + '|'.join(INSTEAD) + r')\s*\((?!\w+, SIG_(?:IGN|DFL)\))')
 MARK = re.compile(r'\b(' + '|'.join(('TO' + 'DO', 'FIX' + 'ME', 'X' * 3, 'HA' + 'CK')) + r')\b')
 ALLOW = re.compile(r'lint-allow: (\w+), \S')
 CODE_ONLY = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.S)

@@ -118,6 +118,10 @@ class House(unittest.TestCase):
     def test_a_member_of_that_name_is_no_call(self):
         self.assertEqual(self.find('op->select(op);\nio.signal(op);\n'), [])
 
+    def test_a_signal_may_be_ignored_but_not_handled_by_signal(self):
+        self.assertEqual(self.find('signal(SIGPIPE, SIG_IGN);\n'), [])
+        self.assertEqual(self.find('signal(SIGINT, stop);\n'), ['signal: use sigaction, or signalfd'])
+
     def test_finds_long_functions_lines_and_files(self):
         body = '    x++;\n' * house.MAX_FUNCTION_LINES
         self.assertIn('function of 78 lines', self.find('int f(void)\n{\n' + body + '}\n')[0])
