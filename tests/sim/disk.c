@@ -99,8 +99,11 @@ static void check_op(struct disk *disk, const struct io_op *op)
     if (!inode->segment)
         return;
     if (disk->watch.frees_file != NULL && head != NULL && head->now != NULL && head->versions == NULL &&
-        disk->watch.frees_file(head->now->bytes))
-        return;
+        disk->watch.frees_file(head->now->bytes)) {
+        inode = image_own(disk->image, op->file->inode);
+        for (uint32_t i = 0; i < inode->slot_count; i++)
+            inode->slots[i].flags = (uint8_t)(inode->slots[i].flags & ~SLOT_SEALED);
+    }
     for (uint64_t at = op->offset / SIM_BLOCK;
          at * SIM_BLOCK < op->offset + op->length && at < inode->slot_count; at++) {
         if (inode->slots[at].flags & SLOT_SEALED)

@@ -321,6 +321,26 @@ static void settle_one(struct ledger *ledger, struct batch *batch, bool seen, en
     batch->group = 0;
 }
 
+/* A pair of epoch and sequence that was answered or shown is never given to another entry, even if it was lost. */
+static void check_burnt(struct ledger *ledger, const struct batch *lost)
+{
+    if (lost->fate != FATE_GONE || !lost->sequenced)
+        return;
+    for (uint32_t i = 0; i < ledger->count; i++) {
+        const struct batch *batch = &ledger->batches[i];
+        bool other =
+            batch->topic == lost->topic && batch->fate == FATE_OK && batch->sequenced && batch != lost;
+        if (other && batch->epoch == lost->epoch &&
+            batch->first_sequence < lost->first_sequence + lost->entries &&
+            lost->first_sequence < batch->first_sequence + batch->entries)
+            ledger_fail(ledger,
+                        "topic %u: sequence %llu of epoch %llu was given to batch %u and, once that was "
+                        "lost, to batch %u",
+                        batch->topic, (unsigned long long)batch->first_sequence,
+                        (unsigned long long)batch->epoch, lost->id, batch->id);
+    }
+}
+
 void ledger_settle(struct ledger *ledger, const uint8_t *seen, enum end end)
 {
     uint64_t last[SIM_TOPICS] = {0};
@@ -340,6 +360,8 @@ void ledger_settle(struct ledger *ledger, const uint8_t *seen, enum end end)
     }
     for (uint32_t i = 0; i < ledger->count; i++)
         settle_one(ledger, &ledger->batches[i], seen[i + 1], end);
+    for (uint32_t i = 0; i < ledger->count; i++)
+        check_burnt(ledger, &ledger->batches[i]);
     ledger->durable_group = 0;
     ledger->lossy = false;
 }

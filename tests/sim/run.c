@@ -122,6 +122,9 @@ static void answered_ok(struct run_state *run, struct batch *batch, const struct
         ledger_fail(ledger, "completions of topic %u come out of commit order: batch %u", batch->topic,
                     batch->id);
     run->last_done[batch->topic] = batch->order;
+    struct log_stats stats;
+    log_stats(run->log, &stats);
+    batch->epoch = stats.epoch;
     batch->fate = FATE_OK;
     batch->level = write->level_reached;
     batch->sequenced = true;

@@ -552,6 +552,11 @@ int log_start(const struct log_options *options, struct log **out, struct error 
     return error_set(err, error, "toy log: recovery failed with %d", error);
 }
 
+void log_stats(const struct log *log, struct log_stats *stats)
+{
+    *stats = (struct log_stats){.epoch = log->life};
+}
+
 int log_stop(struct log *log, struct error *err)
 {
     while (log->first != NULL && log->failed.code == 0) {
