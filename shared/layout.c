@@ -32,13 +32,16 @@ bool layout_place(struct layout_sizes *s)
     if (!is_power_of_two(s->queue_entries) || s->queue_entries < MIN_QUEUE_ENTRIES ||
         s->queue_entries > MAX_QUEUE_ENTRIES)
         return false;
-    if (s->arena_bytes < MIN_ARENA_BYTES || s->arena_bytes > MAX_ARENA_BYTES || s->arena_bytes % LAYOUT_PAGE != 0)
+    if (s->arena_bytes < MIN_ARENA_BYTES || s->arena_bytes > MAX_ARENA_BYTES ||
+        s->arena_bytes % LAYOUT_PAGE != 0)
         return false;
-    if (!is_power_of_two(s->window_bytes) || s->window_bytes < MIN_WINDOW_BYTES || s->window_bytes > MAX_WINDOW_BYTES)
+    if (!is_power_of_two(s->window_bytes) || s->window_bytes < MIN_WINDOW_BYTES ||
+        s->window_bytes > MAX_WINDOW_BYTES)
         return false;
     s->arena_at = align_up(LAYOUT_PAGE + (uint64_t)s->queue_entries * sizeof(struct descriptor), LAYOUT_PAGE);
     s->client_file_bytes = s->arena_at + s->arena_bytes;
-    s->window_at = align_up(LAYOUT_PAGE + (uint64_t)s->queue_entries * sizeof(struct completion), LAYOUT_PAGE);
+    s->window_at =
+        align_up(LAYOUT_PAGE + (uint64_t)s->queue_entries * sizeof(struct completion), LAYOUT_PAGE);
     s->broker_file_bytes = s->window_at + s->window_bytes;
     return true;
 }

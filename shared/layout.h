@@ -1,19 +1,20 @@
 /* layout.h: the shared memory between one client and the broker, word by word. The only definition.
  *
- * Two memfds per connection, both created, sized, allocated in full and sealed SHRINK|GROW|SEAL by the broker:
+ * Two memfds per connection, both made, allocated in full and sealed SHRINK|GROW|SEAL by the broker:
  *
  *   client file (writable by both; every word in it is written by the client alone)
  *     page 0      struct client_words
  *     4096        submission slots: struct descriptor[queue_entries]
  *     arena_at    arena (page aligned), arena_bytes
- *   broker file (F_SEAL_FUTURE_WRITE: read-only for the client; every word in it is written by the broker alone)
+ *   broker file (F_SEAL_FUTURE_WRITE: read-only for the client; the broker alone writes every word in it)
  *     page 0      struct broker_words
  *     4096        completion slots: struct completion[queue_entries]
  *     window_at   read window (page aligned), window_bytes, a power of two
  *
- * Each index word lives in the file of its writer. Indices are free-running 32-bit counters; slot = index & (n - 1).
- * Nothing in the client file is believed: the broker reads a word once, copies, checks by subtraction, then uses the copy.
- * The client holds the broker's words to the same checks: a broken broker must not crash it.
+ * Each index word lives in the file of its writer. Indices are free-running 32-bit counters; the slot is
+ * index & (n - 1). Nothing in the client file is believed: the broker reads a word once, copies, checks by
+ * subtraction, then uses the copy. The client holds the broker's words to the same checks: a broken broker
+ * must not crash it.
  *
  * Submission ring (client -> broker)                    Completion ring (broker -> client)
  *   client: fill slot, release-store sq_tail               broker: fill slot, release-store cq_tail
@@ -21,22 +22,25 @@
  *           release-store sq_head                                  release-store cq_head
  *   hostile if sq_tail - sq_head > queue_entries - 1       hostile if cq_tail - cq_head > queue_entries - 1
  *
- * Credit: descriptors submitted and not yet answered plus answers not yet reaped never exceed queue_entries - 1. The
- * library refuses with -EAGAIN before; a client that goes over it is ended. So a completion never lacks a slot.
+ * Credit: descriptors submitted and not yet answered, plus answers not yet reaped, are never more than
+ * queue_entries - 1. The library refuses with -EAGAIN before; a client that goes over it is ended. So a
+ * completion never lacks a slot.
  *
  * Doorbell (client -> broker), per connection. `parked` is the broker's word:
  *
- *        ACTIVE (0)  --broker, ring seen empty for some turns: store PARKED, full fence, look once more-->  PARKED (1)
- *        PARKED (1)  --broker, on the doorbell or if the second look found something: store ACTIVE------->  ACTIVE (0)
+ *        ACTIVE (0)  -> PARKED (1)   broker, ring seen empty for some turns: store, full fence, one more look
+ *        PARKED (1)  -> ACTIVE (0)   broker, on the doorbell, or if that look found something
  *
  *   client: release-store sq_tail, full fence, load parked; PARKED -> write the doorbell eventfd.
- *   Store-buffering pair: the broker stores `parked` and loads sq_tail, the client stores sq_tail and loads `parked`. With
- *   both fences at least one of them sees the other; without either, both may miss and the batch sleeps for ever.
+ *   Store-buffering pair: the broker stores `parked` and loads sq_tail, the client stores sq_tail and loads
+ *   `parked`. With both fences at least one of them sees the other; without either, both may miss and the
+ *   batch sleeps for ever.
  *
- * Signal (broker -> client), by event index. `wake_at` is the client's word: "signal me when cq_tail passes wake_at".
- *   client: only when its ring is empty: store wake_at = cq_head (+ n - 1 to wait for n), full fence, load cq_tail again.
- *   broker: release-store cq_tail (old -> new), full fence, load wake_at; signal if wake_at lies in [old, new), that is if
- *           (uint32_t)(new - wake_at - 1) < (uint32_t)(new - old).
+ * Signal (broker -> client), by event index. `wake_at` is the client's: "signal me when cq_tail passes it".
+ *   client: only when its ring is empty: store wake_at = cq_head (+ n - 1 to wait for n), full fence,
+ *           load cq_tail again.
+ *   broker: release-store cq_tail (old -> new), full fence, load wake_at; signal if wake_at lies in
+ *           [old, new), that is if (uint32_t)(new - wake_at - 1) < (uint32_t)(new - old).
  *   The eventfd is a hint, the ring is the truth: n completions may give one wake-up.
  */
 #ifndef WALRUS_SHARED_LAYOUT_H
@@ -49,7 +53,7 @@
 #define LAYOUT_VERSION 1u /* raised whenever the meaning of anything in this file changes */
 #define LAYOUT_PAGE    4096u
 
-/* ------------------------------------------------------------------------------------------------ client file, page 0 */
+/* ----------------------------------------------------------------------------------- client file, page 0 */
 
 struct client_words {
     uint32_t sq_tail;        /*    0-3    descriptors published */
@@ -62,7 +66,7 @@ struct client_words {
     uint8_t reserved3[3704]; /*  392-4095 zero */
 };
 
-/* ------------------------------------------------------------------------------------------------ broker file, page 0 */
+/* ----------------------------------------------------------------------------------- broker file, page 0 */
 
 enum parked { ACTIVE = 0, PARKED = 1 };
 
@@ -85,11 +89,11 @@ struct broker_words {
     uint8_t reserved3[3708]; /*  388-4095 zero */
 };
 
-/* ------------------------------------------------------------------------------------------------ submission */
+/* ----------------------------------------------------------------------------------------- submission */
 
 enum op {
     OP_NONE = 0,   /* never valid: a zeroed slot is a mistake */
-    OP_OPEN = 1,   /* name (payload_bytes of it at arena_offset) -> topic number of this connection; level: for a new topic */
+    OP_OPEN = 1,   /* name (payload_bytes at arena_offset) -> topic number; level: for a new topic */
     OP_CLOSE = 2,  /* forget a topic number */
     OP_APPEND = 3, /* one entry */
     OP_BATCH = 4,  /* a whole batch */
@@ -108,11 +112,12 @@ enum descriptor_flag {
     DESCRIPTOR_FLAGS = (1 << 4) - 1,
 };
 
-/* A payload in the arena: at arena_offset (a multiple of PAYLOAD_ALIGN) lie `payload_bytes` bytes: the entries in order,
- * each starting at a multiple of PAYLOAD_ALIGN from the start; payload_bytes is the padded sum. Directly behind follow
- * `entries` records of struct entry_record. A chunk holds consecutive pieces of the batch's entries: its records describe
- * the pieces; ENTRY_CONTINUES marks a piece whose entry goes on in the next chunk, so that an entry may be larger than an
- * arena. Each entry counts where it ends; the first piece of a chunk goes on with the entry that the chunk before left open. */
+/* A payload in the arena: at arena_offset (a multiple of PAYLOAD_ALIGN) lie `payload_bytes` bytes: the
+ * entries in order, each starting at a multiple of PAYLOAD_ALIGN from the start; payload_bytes is the padded
+ * sum. Directly behind follow `entries` records of struct entry_record. A chunk holds consecutive pieces of
+ * the batch's entries: its records describe the pieces; ENTRY_CONTINUES marks a piece whose entry goes on in
+ * the next chunk, so that an entry may be larger than an arena. Each entry counts where it ends; the first
+ * piece of a chunk goes on with the entry that the chunk before left open. */
 struct descriptor {
     uint64_t user_data;     /*  0-7   comes back in the completion, never looked at */
     uint8_t op;             /*  8     enum op */
@@ -123,11 +128,11 @@ struct descriptor {
     uint32_t payload_bytes; /* 20-23  padded payload, or length of the name (OPEN) */
     uint32_t entries;       /* 24-27  entry records */
     uint32_t chunk;         /* 28-31  CHUNK: number in its stream, from 0 */
-    uint64_t number;        /* 32-39  writes: batch number (0 = anonymous); READ: first sequence; TOPICS, CANCEL: see enum op */
-    int64_t published_ns;   /* 40-47  CLOCK_MONOTONIC when submitted */
-    uint32_t max_entries;   /* 48-51  READ */
-    uint32_t max_bytes;     /* 52-55  READ: payload bytes wanted; one entry (or a piece of it) is always returned */
-    uint32_t stream;        /* 56-59  CHUNK, ABORT: the client's number of the stream */
+    uint64_t number;      /* 32-39  writes: batch number, 0 = anonymous; READ: first sequence; else see op */
+    int64_t published_ns; /* 40-47  CLOCK_MONOTONIC when submitted */
+    uint32_t max_entries; /* 48-51  READ */
+    uint32_t max_bytes;   /* 52-55  READ: payload bytes wanted; always an entry, or a piece of one */
+    uint32_t stream;      /* 56-59  CHUNK, ABORT: the client's number of the stream */
     uint32_t entry_offset_4k; /* 60-63 READ: start at byte 4096 * this of entry `number` */
 };
 
@@ -136,7 +141,7 @@ struct entry_record {
     uint32_t length;       /* 0-3  bytes of this entry (or piece) */
     uint8_t type;          /* 4    the user's; not looked at */
     uint8_t flags;         /* 5    enum entry_flag */
-    uint16_t header_bytes; /* 6-7  leading bytes of the entry that are key and headers; zero in this version */
+    uint16_t header_bytes; /* 6-7  leading bytes that are key and headers; zero in this version */
 };
 
 enum entry_flag {
@@ -146,13 +151,13 @@ enum entry_flag {
 
 enum level { LEVEL_TOPIC = 0, LEVEL_ACCEPTED = 1, LEVEL_WRITTEN = 2, LEVEL_DURABLE = 3 };
 
-/* ------------------------------------------------------------------------------------------------ completion */
+/* ----------------------------------------------------------------------------------------- completion */
 
 enum completion_flag {
     COMPLETION_MORE = 1 << 0,         /* another completion with the same user_data follows */
     COMPLETION_COPIED = 1 << 1,       /* a CHUNK that is not the last: its arena space is free again */
     COMPLETION_DUPLICATE = 1 << 2,    /* that id was committed before */
-    COMPLETION_EARLIER_LOST = 1 << 3, /* data answered below durable was lost on this topic since the last completion */
+    COMPLETION_EARLIER_LOST = 1 << 3, /* data answered below durable was lost here since the last */
     COMPLETION_UNSTABLE = 1 << 4,     /* READ: what was returned is written but not durable yet */
     COMPLETION_CREATED = 1 << 5,      /* OPEN: the topic exists in the catalogue already */
 };
@@ -160,14 +165,14 @@ enum completion_flag {
 /* Why -EAGAIN or -EBUSY. */
 enum reason {
     REASON_NONE = 0,
-    REASON_TOPIC = 1,    /* a batch of another handle is in progress on this topic */
-    REASON_RING = 2,     /* the connection's credit is used up (library only) */
-    REASON_ARENA = 3,    /* no arena space (library only) */
+    REASON_TOPIC = 1,      /* a batch of another handle is in progress on this topic */
+    REASON_RING = 2,       /* the connection's credit is used up (library only) */
+    REASON_ARENA = 3,      /* no arena space (library only) */
     REASON_OPEN_BATCH = 4, /* this handle's own open batches hold the arena (library only) */
-    REASON_MEMORY = 5,   /* the broker's buffers are full */
-    REASON_SPACE = 6,    /* log space is being prepared */
-    REASON_WINDOW = 7,   /* READ: the window is full of unreleased entries */
-    REASON_ORDER = 8,    /* a batch number before this one did not commit */
+    REASON_MEMORY = 5,     /* the broker's buffers are full */
+    REASON_SPACE = 6,      /* log space is being prepared */
+    REASON_WINDOW = 7,     /* READ: the window is full of unreleased entries */
+    REASON_ORDER = 8,      /* a batch number before this one did not commit */
 };
 
 struct completion {
@@ -180,7 +185,7 @@ struct completion {
     uint8_t reason;          /*  29     enum reason */
     uint8_t reserved0[2];    /*  30-31  zero */
     uint64_t group;          /*  32-39  number of the group that committed it */
-    int64_t published_ns;    /*  40-47  stage stamps, CLOCK_MONOTONIC, each taken when it happened; 0 = did not happen */
+    int64_t published_ns;    /*  40-47  stage stamps, CLOCK_MONOTONIC, when it happened; 0 = did not */
     int64_t drained_ns;      /*  48-55 */
     int64_t submitted_ns;    /*  56-63  the group went to the kernel */
     int64_t durable_ns;      /*  64-71  the flush (written level: the write) was reaped */
@@ -194,18 +199,19 @@ struct completion {
     uint64_t number;         /* 120-127 batch number */
 };
 
-/* ------------------------------------------------------------------------------------------------ window */
+/* ------------------------------------------------------------------------------------- window */
 
-/* What OP_READ puts into the window: runs, one behind the other, never wrapping round the window's end (the broker skips the
- * rest and window_at says where it starts; the client releases up to window_at + window_bytes). Every run starts at a
- * multiple of PAYLOAD_ALIGN: struct run, records, padding to PAYLOAD_ALIGN, payload. */
+/* What OP_READ puts into the window: runs, one behind the other, never wrapping round the window's end (the
+ * broker skips the rest and window_at says where it starts; the client releases up to window_at +
+ * window_bytes). Every run starts at a multiple of PAYLOAD_ALIGN: struct run, records, padding to
+ * PAYLOAD_ALIGN, payload. */
 struct run {
     uint32_t bytes;          /*  0-3   whole run, a multiple of PAYLOAD_ALIGN */
     uint32_t entries;        /*  4-7   records */
     uint64_t first_sequence; /*  8-15 */
     uint64_t time_ns;        /* 16-23  wall clock (CLOCK_REALTIME) when the batch was taken by the broker */
     uint64_t epoch;          /* 24-31  epoch that committed it */
-    uint64_t entry_bytes;    /* 32-39  whole length of the entry, if this run holds one piece of one entry; else 0 */
+    uint64_t entry_bytes;    /* 32-39  length of the whole entry, if this run is one piece of it; else 0 */
     uint64_t entry_offset;   /* 40-47  where in the entry the piece lies */
     uint32_t flags;          /* 48-51  enum run_flag */
     uint32_t payload_bytes;  /* 52-55 */
@@ -229,9 +235,10 @@ struct topic_record {
     uint8_t reserved[15];   /* 33-47  zero */
 };
 
-/* ------------------------------------------------------------------------------------------------ proof */
+/* ------------------------------------------------------------------------------------- proof */
 
-#define LAYOUT_AT(type, field, at) _Static_assert(offsetof(struct type, field) == (at), #type "." #field " moved")
+#define LAYOUT_AT(type, field, at)                                                                           \
+    _Static_assert(offsetof(struct type, field) == (at), #type "." #field " moved")
 _Static_assert(sizeof(struct client_words) == 4096, "client_words is one page");
 LAYOUT_AT(client_words, sq_tail, 0);
 LAYOUT_AT(client_words, cq_head, 128);
@@ -303,8 +310,8 @@ LAYOUT_AT(topic_record, next_sequence, 16);
 LAYOUT_AT(topic_record, durable_next, 24);
 LAYOUT_AT(topic_record, level, 32);
 
-/* A number over sizes and the offsets that matter: equal on both sides or the connection is refused. It is of the layout,
- * not of the build. */
+/* A number over sizes and the offsets that matter: equal on both sides or the connection is refused. It is of
+ * the layout, not of the build. */
 uint64_t layout_fingerprint(void);
 
 /* Where things lie for given sizes; false if the sizes are out of range. */

@@ -5,8 +5,10 @@
  *     struct hello                   ->     checks version range, fingerprint, sizes, quota
  *                                    <-     struct welcome, status 0, with four fds by SCM_RIGHTS:
  *                                           client memfd, broker memfd, doorbell eventfd, signal eventfd
- *                                    <-     or struct welcome, status < 0, words in `text`, no fds; then the broker closes
- *   After that nothing more is sent; either side's death is the other one's POLLHUP. A client that sends anything else is ended.
+ *                                    <-     or struct welcome, status < 0, words in `text`, no fds; then
+ *                                           the broker closes
+ *   After that nothing more is sent; either side's death is the other one's POLLHUP. A client that sends
+ *   anything else is ended.
  */
 #ifndef WALRUS_SHARED_MESSAGE_H
 #define WALRUS_SHARED_MESSAGE_H
@@ -34,7 +36,8 @@ struct hello {
     uint8_t reserved[80];   /* 48-127 zero */
 };
 _Static_assert(sizeof(struct hello) == 128, "hello");
-_Static_assert(offsetof(struct hello, fingerprint) == 16 && offsetof(struct hello, arena_bytes) == 32, "hello");
+_Static_assert(offsetof(struct hello, fingerprint) == 16 && offsetof(struct hello, arena_bytes) == 32,
+               "hello");
 
 struct welcome {
     uint64_t magic;         /*  0-7 */

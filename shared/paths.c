@@ -95,7 +95,8 @@ int paths_default_data_folder(char *out, size_t size, const char *instance, stru
         rc = temporary_folder(folder, sizeof folder - 16, err);
         if (rc != 0)
             return rc;
-        n = (int)strlen(strcat(folder, "/store"));
+        size_t length = strlen(folder);
+        n = (int)length + snprintf(folder + length, sizeof folder - length, "/store");
     }
     if (n < 0 || (size_t)n >= sizeof folder)
         return error_set(err, -ENAMETOOLONG, "the default data folder's path is too long: use --data-dir");

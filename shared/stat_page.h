@@ -31,7 +31,7 @@
 #define STAT_COPIES       2u
 
 /* clang-format off */
-/* struct log_stats of broker/log/log.h, in its order; broker/session/stat.c asserts that they are the same. */
+/* struct log_stats of broker/log/log.h, in its order; broker/session/stat.c asserts that they are equal. */
 #define STAT_LOG_FIELDS(X)                                                                                   \
     X(epoch)                                                                                                 \
     X(groups) X(batches) X(entries) X(payload_bytes) X(log_bytes) X(flushes) X(chunks)                       \
@@ -44,17 +44,20 @@
     X(memory_bytes)                                                                                          \
     X(space_free)
 
-/* Sessions. The first line are gauges, the rest counts since the start. `busy` are writes refused because of another handle's
- * batch, `holds` writes that waited in the broker for memory or log space. */
+/* Sessions. The first line are gauges, the rest counts since the start. `busy` are writes refused because of
+ * another handle's batch, `holds` writes that waited in the broker for memory or log space. */
 #define STAT_SESSION_FIELDS(X)                                                                               \
     X(connections) X(active) X(parked) X(pending_reads) X(held_writes) X(shared_bytes)                       \
-    X(connected) X(refused) X(refused_quota) X(handshakes_expired) X(out_of_descriptors) X(disconnected) X(ended_hostile) \
-    X(descriptors_drained) X(payload_drained) X(completions) X(signals) X(signals_coalesced) X(doorbells) X(parks) \
+    X(connected) X(refused) X(refused_quota) X(handshakes_expired) X(out_of_descriptors) X(disconnected)   \
+    X(ended_hostile)                                                                                         \
+    X(descriptors_drained) X(payload_drained) X(completions) X(signals) X(signals_coalesced) X(doorbells)    \
+    X(parks)                                                                                                 \
     X(refused_invalid) X(busy) X(holds) X(streams_aborted)
 
-/* The loop. Times in ns. A turn is everything between two waits; turns_over_* count those that took longer. */
+/* The loop. Times in ns. A turn is everything between two waits; turns_over_* count the longer ones. */
 #define STAT_LOOP_FIELDS(X)                                                                                  \
-    X(turns) X(sleeps) X(spins) X(turn_longest) X(turns_over_1ms) X(turns_over_10ms) X(turns_over_100ms) X(turns_over_1s)
+    X(turns) X(sleeps) X(spins) X(turn_longest) X(turns_over_1ms) X(turns_over_10ms) X(turns_over_100ms)     \
+    X(turns_over_1s)
 /* clang-format on */
 
 #define STAT_MEMBER_LOG(name)     uint64_t log_##name;
@@ -167,7 +170,7 @@ STAT_AT(stat_page, copies, 4096);
 _Static_assert(sizeof(struct stat_copy) <= 4096, "a copy fits its page");
 _Static_assert(sizeof(struct stat_page) == STAT_PAGE_BYTES, "stat_page");
 
-/* ------------------------------------------------------------------------------------------------ reader */
+/* ------------------------------------------------------------------------------------- reader */
 
 struct stat_snapshot {
     struct stat_identity identity;
@@ -198,7 +201,7 @@ static inline uint64_t stat_field_value(const struct stat_values *values, unsign
  * shows only in /proc/PID/stat.) */
 int64_t stat_page_stalled(const struct stat_snapshot *snapshot, int64_t now_ns);
 
-/* ------------------------------------------------------------------------------------------------ writer */
+/* ------------------------------------------------------------------------------------- writer */
 
 /* `page` is zeroed and mapped. Writes the identity (magic last). */
 void stat_page_begin(struct stat_page *page, const struct stat_identity *identity);

@@ -1,8 +1,8 @@
 /* options.c: collects the words from three places, the strongest last, then turns each into a value once.
  *
  *   1. argp reads the command line into `words`; --config names a file.
- *   2. The file (libinih: "name = value", the long option's name without dashes, optionally under [walrusd]), then the environment
- *      fill what is still empty, the environment first.
+ *   2. The file (libinih: "name = value", the long option's name without dashes, optionally under [walrusd]),
+ *      then the environment fill what is still empty, the environment first.
  *   3. Each word is converted and checked. An error names where the word came from. */
 #include "options.h"
 
@@ -90,7 +90,8 @@ static int word_set(struct word *word, const char *text, struct error *err, cons
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ three places */
+/* ------------------------------------------------------------------------------------------------ three
+ * places */
 
 static error_t parse_argument(int key, char *text, struct argp_state *state)
 {
@@ -190,7 +191,7 @@ static int read_environment(struct parse *parse)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ values */
+/* ------------------------------------------------------------------------------------- values */
 
 static bool whole_number(const char *text, uint64_t *out, const char **rest)
 {

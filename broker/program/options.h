@@ -21,7 +21,8 @@ struct options {
     bool finished;          /* --help or --version: the text is out, nothing more to do */
 };
 
-/* 0, or -EINVAL and one line that names the option and where it came from. -ENOENT, ...: the file of --config cannot be read. */
+/* 0, or -EINVAL and one line that names the option and where it came from. -ENOENT, ...: the file of --config
+ * cannot be read. */
 int options_parse(int argc, char **argv, struct options *options, struct error *err) must_check;
 
 /* "4096", "64K", "48M", "1G". */

@@ -1,10 +1,11 @@
 /* paths.c: folders and the socket.
  *
- * Taking over a socket's path: a connect tells whether somebody serves there. Refused means stale: it is removed, and a new one is
- * bound. Two brokers that do this at once would remove each other's, so look, removal and bind happen under a lock on the
- * folder (flock on the folder itself leaves nothing behind).
+ * Taking over a socket's path: a connect tells whether somebody serves there. Refused means stale: it is
+ * removed, and a new one is bound. Two brokers that do this at once would remove each other's, so look,
+ * removal and bind happen under a lock on the folder (flock on the folder itself leaves nothing behind).
  *
- * A folder under the temporary folder may have been made by somebody else between look and mkdir: it is looked at again after. */
+ * A folder under the temporary folder may have been made by somebody else between look and mkdir: it is
+ * looked at again after. */
 #include "paths.h"
 
 #include <fcntl.h>
@@ -22,7 +23,7 @@
 #define XFS_SUPER_MAGIC 0x58465342
 #endif
 
-/* ------------------------------------------------------------------------------------------------ folders */
+/* ------------------------------------------------------------------------------------- folders */
 
 static int make_folder(const char *path, uint32_t mode, const char *what, struct error *err)
 {
@@ -72,10 +73,9 @@ static int resolve_data_folder(const struct options *options, struct paths *path
         rc = paths_default_data_folder(out, size, options->instance, err);
     } else {
         rc = make_absolute(options->data_folder, out, size - PATHS_INSTANCE_MAX - 1, err);
-        if (rc == 0 && options->instance[0] != '\0') {
-            strcat(out, "/");
-            strcat(out, options->instance);
-        }
+        size_t length = strlen(out);
+        if (rc == 0 && options->instance[0] != '\0') /* the room for it was left above */
+            snprintf(out + length, size - length, "/%s", options->instance);
     }
     if (rc == 0)
         rc = make_folder(out, 0700, "data", err);
@@ -151,7 +151,7 @@ void file_system_of(const char *folder, char name[32], bool *known)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ socket */
+/* ------------------------------------------------------------------------------------- socket */
 
 static int socket_address(const char *path, struct sockaddr_un *address, struct error *err)
 {

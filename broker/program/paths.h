@@ -14,7 +14,8 @@ struct paths {
 /* Decides the paths and makes the folders (0700; the socket's is open to others if its mode is). */
 int paths_resolve(const struct options *options, struct paths *paths, struct error *err) must_check;
 
-/* -EADDRINUSE and words if somebody serves there; 0 if nobody does (no socket, or a stale one). Changes nothing. */
+/* -EADDRINUSE and words if somebody serves there; 0 if nobody does (no socket, or a stale one). Changes
+ * nothing. */
 int socket_probe(const char *path, struct error *err) must_check;
 
 struct listener {

@@ -4,7 +4,8 @@
 
 #include "../log/log.h"
 
-/* One line on stderr: time, priority, store. Fits the `say` of log and server; `context` is the store's folder (a string). */
+/* One line on stderr: time, priority, store. Fits the `say` of log and server; `context` is the store's
+ * folder (a string). */
 void say_line(void *context, enum say priority, const char *line);
 void sayf(const char *store, enum say priority, const char *format, ...) printf_like(3, 4);
 

@@ -3,14 +3,15 @@
  * Happy path
  *   1. Options, folders, and a look whether somebody serves on the socket already.
  *   2. The I/O back end opens the store, the log recovers it (or makes it).
- *   3. The socket listens, the counters file lies beside it: "walrusd: ready on PATH" on stdout, READY=1 to the service manager.
+ *   3. The socket listens, the counters file lies beside it: "walrusd: ready on PATH" on stdout, READY=1 to
+ *      the service manager.
  *   4. server_turn until SIGTERM, SIGINT or SIGHUP arrives by signalfd.
- *   5. Everything published until then is committed and answered, the log writes a clean checkpoint, the rest is answered
- *      -ESHUTDOWN, socket and counters file are removed, exit 0.
+ *   5. Everything published until then is committed and answered, the log writes a clean checkpoint, the rest
+ *      is answered -ESHUTDOWN, socket and counters file are removed, exit 0.
  *
- * Failure modes: a start that fails says one line and exits 1 (3 if trying again later may help, 2 for a wrong option). A flush
- * that fails ends the process at once with EXIT_FLUSH_FAILED and no answer to anybody (G10); socket and counters file stay, the
- * latter says so.
+ * Failure modes: a start that fails says one line and exits 1 (3 if trying again later may help, 2 for a
+ * wrong option). A flush that fails ends the process at once with EXIT_FLUSH_FAILED and no answer to anybody
+ * (G10); socket and counters file stay, the latter says so.
  *
  * Invariant: what was acquired is released in reverse order, by main's ladder only. */
 #include <fcntl.h>
@@ -57,12 +58,12 @@ static int complain(const struct error *err)
     return exit_code(err->code);
 }
 
-/* ------------------------------------------------------------------------------------------------ process */
+/* ------------------------------------------------------------------------------------- process */
 
 static void signal_ready(struct watch *watch, uint32_t events)
 {
     (void)events;
-    struct broker *broker = (struct broker *)((char *)watch - offsetof(struct broker, signals));
+    struct broker *broker = (struct broker *)(void *)((char *)watch - offsetof(struct broker, signals));
     struct signalfd_siginfo info;
     if (read(watch->fd, &info, sizeof info) == (ssize_t)sizeof info)
         broker->stop = true;
@@ -78,7 +79,7 @@ static int prepare_process(struct broker *broker, struct error *err)
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
-    signal(SIGPIPE, SIG_IGN);
+    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
@@ -95,7 +96,7 @@ static int prepare_process(struct broker *broker, struct error *err)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ store */
+/* ------------------------------------------------------------------------------------- store */
 
 static int start_store(struct broker *broker, struct error *err)
 {
@@ -134,7 +135,8 @@ static int start_store(struct broker *broker, struct error *err)
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------------------ counters file */
+/* ------------------------------------------------------------------------------------------------ counters
+ * file */
 
 static const char *backend_name(int backend)
 {
@@ -205,7 +207,7 @@ static void stop_stat(struct broker *broker)
     unlink(broker->paths.stat);
 }
 
-/* ------------------------------------------------------------------------------------------------ serving */
+/* ------------------------------------------------------------------------------------- serving */
 
 /* The log cannot say any more what is on disk: nobody gets an answer, the next start decides (G10). */
 __attribute__((noreturn)) static void fail_stop(struct broker *broker)
@@ -272,7 +274,7 @@ static int stop(struct broker *broker, struct error *err)
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------------------ main */
+/* ------------------------------------------------------------------------------------- main */
 
 static int run(struct broker *broker)
 {

@@ -1,15 +1,18 @@
-/* admission.c: what a descriptor may say, and what becomes of it (step 4; the log checks what only it can know).
+/* admission.c: what a descriptor may say, and what becomes of it (step 4; the log checks what only it can
+ * know).
  *
  * Happy path of a write
- *   1. admit_descriptor: op, flags, level, alignment, and that payload and records lie inside the arena, by subtraction.
+ *   1. admit_descriptor: op, flags, level, alignment, and that payload and records lie inside the arena, by
+ *      subtraction.
  *   2. A request of the session's pool is filled from the copied descriptor; log_write copies the payload.
- *   3. Its answer follows from the log's `done` (complete.c); a chunk that is not the last is answered now: COPIED.
+ *   3. Its answer follows from the log's `done` (complete.c); a chunk that is not the last is answered now:
+ *      COPIED.
  *
  * Failure modes
- *   - a descriptor that says something impossible is answered -EINVAL and nobody else notices; a stream it belongs to is
- *     rolled back.
- *   - log_write answers -EAGAIN for memory or space: the write is held, its session stops here, drain_retry_held goes on with it.
- *     The client sees nothing but time.
+ *   - a descriptor that says something impossible is answered -EINVAL and nobody else notices; a stream it
+ *     belongs to is rolled back.
+ *   - log_write answers -EAGAIN for memory or space: the write is held, its session stops here,
+ *     drain_retry_held goes on with it. The client sees nothing but time.
  *   - any other refusal is answered at once; of a stream, to all its chunks that are already published too.
  *
  * Invariant: of the arena nothing is read here but a topic's name, once, into private memory. */
@@ -67,7 +70,7 @@ int admit_descriptor(const struct session *session, const struct descriptor *d)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ topics */
+/* ------------------------------------------------------------------------------------- topics */
 
 static void admit_open(struct session *session, const struct descriptor *d, int64_t drained_ns)
 {
@@ -102,7 +105,7 @@ static void admit_open(struct session *session, const struct descriptor *d, int6
     complete_post(session, &completion);
 }
 
-/* ------------------------------------------------------------------------------------------------ writes */
+/* ------------------------------------------------------------------------------------- writes */
 
 static struct request *request_new(struct session *session, enum request_kind kind,
                                    const struct descriptor *d, int64_t drained_ns)
@@ -227,7 +230,8 @@ static void admit_new_write(struct session *session, const struct descriptor *d,
         slot->inflight++;
     }
     *bytes += d->payload_bytes + sizeof *d;
-    /* Nobody goes past those who wait for memory; only a whole batch goes past chunks, of which there may be gigabytes. */
+    /* Nobody goes past those who wait for memory; only a whole batch goes past chunks, of which there may be
+     * gigabytes. */
     const struct session_list *held = session->server->held;
     bool behind = !TAILQ_EMPTY(&held[0]) || (kind == WRITE_CHUNK && !TAILQ_EMPTY(&held[1]));
     if (behind || !admit_write(request))
@@ -248,7 +252,7 @@ static void admit_empty_batch(struct session *session, const struct descriptor *
     complete_post(session, &completion);
 }
 
-/* ------------------------------------------------------------------------------------------------ streams */
+/* ------------------------------------------------------------------------------------- streams */
 
 /* A chunk that cannot be part of its stream: both end. */
 static void chunk_invalid(struct session *session, struct stream_slot *slot, const struct descriptor *d,
@@ -315,7 +319,7 @@ static void admit_abort(struct session *session, const struct descriptor *d, int
     complete_result(session, d, drained_ns, 0, REASON_NONE);
 }
 
-/* ------------------------------------------------------------------------------------------------ all ops */
+/* ------------------------------------------------------------------------------------- all ops */
 
 static bool names_topic(uint8_t op)
 {
@@ -377,6 +381,6 @@ void admit(struct session *session, const struct descriptor *d, int64_t drained_
         read_cancel(session, d->number, d, drained_ns);
         break;
     default:
-        check_bug(!"an op that was checked");
+        bug(__FILE__, __LINE__, "an op that admit_descriptor let through");
     }
 }

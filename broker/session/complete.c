@@ -1,16 +1,20 @@
 /* complete.c: answers (step 7): completions into the ring, then signals to those who wait.
  *
  * Happy path
- *   1. The log calls complete_write_done for each write of a group, in order; refusals and reads come from their own files.
- *   2. complete_post puts the completion into the ring and release-stores the tail. The session is noted as touched.
- *   3. complete_signals, once per turn for all touched sessions: one full fence, then for each the client's wake_at, once; a
- *      signal if the tail has passed it. n completions of a turn give at most one signal.
+ *   1. The log calls complete_write_done for each write of a group, in order; refusals and reads come from
+ *      their own files.
+ *   2. complete_post puts the completion into the ring and release-stores the tail. The session is noted as
+ *      touched.
+ *   3. complete_signals, once per turn for all touched sessions: one full fence, then for each the client's
+ *      wake_at, once; a signal if the tail has passed it. n completions of a turn give at most one signal.
  *
- * Failure modes: a ring without room cannot happen while the credit is kept, so the client has changed cq_head against the rules:
- * hostile. A client that is gone gets nothing; its writes are committed all the same. A full or blocking eventfd is the problem of
- * io_signal_send, which never blocks and may let a signal that is still on its way count as this one too.
+ * Failure modes: a ring without room cannot happen while the credit is kept, so the client has changed
+ * cq_head against the rules: hostile. A client that is gone gets nothing; its writes are committed all the
+ * same. A full or blocking eventfd is the problem of io_signal_send, which never blocks and may let a signal
+ * that is still on its way count as this one too.
  *
- * Invariant: a completion's stage stamps are taken when the stage happened; signalled_ns when it is posted. */
+ * Invariant: a completion's stage stamps are taken when the stage happened; signalled_ns when it is
+ * posted. */
 #include "session.h"
 
 void complete_post(struct session *session, struct completion *completion)
@@ -97,7 +101,7 @@ void complete_signals(struct server *server)
 {
     if (TAILQ_EMPTY(&server->touched))
         return;
-    full_fence(); /* tails are stored; pairs with the client's fence between wake_at and its look at the tail */
+    full_fence(); /* the tails are stored; pairs with the client's between wake_at and its look at the tail */
     bool sent = false;
     struct session *session;
     while ((session = TAILQ_FIRST(&server->touched)) != NULL) {

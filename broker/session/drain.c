@@ -1,4 +1,5 @@
-/* drain.c: takes descriptors from the submission rings, in turn, bounded in count and bytes (step 3 of DESIGN section 2).
+/* drain.c: takes descriptors from the submission rings, in turn, bounded in count and bytes (step 3 of DESIGN
+ * section 2).
  *
  * Happy path
  *   1. Every active session gets its share of a turn; the one that was looked at goes to the end of the list.
@@ -6,15 +7,16 @@
  *   3. The credit is checked, admission.c decides.
  *   4. A session seen empty for EMPTY_TURNS turns is parked; before the loop sleeps, all of them are.
  *
- * Parking (store-buffering pair of layout.h): store PARKED, full fence, look at the tail once more. The client stores its tail,
- * full fence, looks at the parked word. At least one of the two sees the other's store: either the broker finds the descriptor
- * now, or the client rings the doorbell.
+ * Parking (store-buffering pair of layout.h): store PARKED, full fence, look at the tail once more. The
+ * client stores its tail, full fence, looks at the parked word. At least one of the two sees the other's
+ * store: either the broker finds the descriptor now, or the client rings the doorbell.
  *
- * Failure modes: an impossible tail or more descriptors than credit end the session. A session that is blocked (a held write, all
- * requests in the log) stays on the list and is neither looked at nor parked: what unblocks it is a completion, which wakes the
- * loop by itself.
+ * Failure modes: an impossible tail or more descriptors than credit end the session. A session that is
+ * blocked (a held write, all requests in the log) stays on the list and is neither looked at nor parked: what
+ * unblocks it is a completion, which wakes the loop by itself.
  *
- * Invariant: a session that is LEAVING, or any when the server stops, is drained up to the tail noted then and no further. */
+ * Invariant: a session that is LEAVING, or any when the server stops, is drained up to the tail noted then
+ * and no further. */
 #include "session.h"
 
 static bool blocked(const struct session *session)
@@ -155,7 +157,8 @@ bool drain_anything(struct server *server)
     return false;
 }
 
-/* Oldest first, and the first one that is still refused stops the row: a large batch is not starved by small ones behind it. */
+/* Oldest first, and the first one that is still refused stops the row: a large batch is not starved by small
+ * ones behind it. */
 static void retry_row(struct session_list *row)
 {
     struct session *session;

@@ -1,14 +1,16 @@
 /* handshake.c: from connect to a session (step 1 of DESIGN section 2).
  *
  * Happy path
- *   1. accept, at most ACCEPTS_PER_TURN a turn; who it is comes from the kernel (SO_PEERCRED), never from a message.
+ *   1. accept, at most ACCEPTS_PER_TURN a turn; who it is comes from the kernel (SO_PEERCRED), never from a
+ *      message.
  *   2. The hello, one message, within the deadline.
- *   3. Checked: length, magic, version range, fingerprint, flags, reserved bytes, sizes, limits of the uid and of the broker.
+ *   3. Checked: length, magic, version range, fingerprint, flags, reserved bytes, sizes, limits of the uid
+ *      and of the broker.
  *   4. The session is made; the welcome goes out with four descriptors; the two memfds are closed here.
  *
- * Failure modes: each refusal is a welcome with a negative status and words, then the connection is closed. Silence until the
- * deadline, a hang-up or a full socket: closed. No file descriptor left: the spare one is given up to accept and refuse, so that
- * the queue of connections does not keep the loop awake.
+ * Failure modes: each refusal is a welcome with a negative status and words, then the connection is closed.
+ * Silence until the deadline, a hang-up or a full socket: closed. No file descriptor left: the spare one is
+ * given up to accept and refuse, so that the queue of connections does not keep the loop awake.
  *
  * Invariants
  *   - nothing here waits for a peer: every call has MSG_DONTWAIT or is on a non-blocking socket.
@@ -23,7 +25,7 @@
 #define ACCEPTS_PER_TURN 16
 #define LISTENER_PAUSE   INT64_C(100000000)
 
-/* ------------------------------------------------------------------------------------------------ accounts */
+/* ------------------------------------------------------------------------------------- accounts */
 
 static struct account *account_find(struct server *server, uid_t uid)
 {
@@ -57,7 +59,7 @@ void account_release(struct server *server, struct account *account, uint64_t sh
     account_free_if_unused(server, account);
 }
 
-/* ------------------------------------------------------------------------------------------------ refusals */
+/* ------------------------------------------------------------------------------------- refusals */
 
 static void fill_welcome(const struct server *server, struct welcome *welcome)
 {
@@ -93,7 +95,7 @@ static void refuse(struct server *server, int fd, const struct error *why)
     server->stat_dirty = true;
 }
 
-/* ------------------------------------------------------------------------------------------------ accept */
+/* ------------------------------------------------------------------------------------- accept */
 
 static void hello_ready(struct watch *watch, uint32_t events);
 
@@ -146,7 +148,8 @@ free_handshake:
     return rc;
 }
 
-/* Accepts with the spare descriptor, only to say no. 0; -EAGAIN nobody is there; else not even that can be done now. */
+/* Accepts with the spare descriptor, only to say no. 0; -EAGAIN nobody is there; else not even that can be
+ * done now. */
 static int shed(struct server *server)
 {
     server->values.session_out_of_descriptors++;
@@ -197,7 +200,7 @@ void handshake_listen(struct watch *watch, uint32_t events)
     server->more = true;
 }
 
-/* ------------------------------------------------------------------------------------------------ hello */
+/* ------------------------------------------------------------------------------------- hello */
 
 static int check_hello(const struct server *server, const struct hello *hello, ssize_t length,
                        struct error *err)
@@ -347,8 +350,8 @@ static void hello_ready(struct watch *watch, uint32_t events)
     if (handshake->over)
         return;
     struct hello hello;
-    /* MSG_TRUNC: the real length, so that a longer message is not taken for a hello. Descriptors sent along are dropped by the
-     * kernel, since there is no room for them. */
+    /* MSG_TRUNC: the real length, so that a longer message is not taken for a hello. Descriptors sent along
+     * are dropped by the kernel, since there is no room for them. */
     ssize_t n = recv(watch->fd, &hello, sizeof hello, MSG_DONTWAIT | MSG_TRUNC);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
@@ -362,7 +365,7 @@ static void hello_ready(struct watch *watch, uint32_t events)
     welcome_or_refuse(handshake, &hello, n);
 }
 
-/* ------------------------------------------------------------------------------------------------ ends */
+/* ------------------------------------------------------------------------------------- ends */
 
 void handshake_expire(struct server *server, int64_t now)
 {

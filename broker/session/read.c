@@ -2,17 +2,17 @@
  *
  * Happy path
  *   1. A read joins its session's queue. One at a time goes on: the window then has one writer.
- *   2. Space: what the client has not released is behind `window_tail`; the free bytes in front of it that do not wrap are given
- *      to log_read, or those behind the window's end if there are more of them.
+ *   2. Space: what the client has not released is behind `window_tail`; the free bytes in front of it that do
+ *      not wrap are given to log_read, or those behind the window's end if there are more of them.
  *   3. log_read's `done`: the bytes used move window_tail on; the completion says where they are.
  *   4. Nothing there yet and FOLLOW: the request waits on the topic's list and costs nothing until wake().
  *
- * Failure modes: no free window -> -EAGAIN, reason WINDOW; a topic nobody has written to -> -ENOENT (with FOLLOW it is waited
- * for); window_head beyond what was given out -> hostile. The client is gone or cancels: what is queued or waits ends at once, what
- * is in the log ends when it comes back.
+ * Failure modes: no free window -> -EAGAIN, reason WINDOW; a topic nobody has written to -> -ENOENT (with
+ * FOLLOW it is waited for); window_head beyond what was given out -> hostile. The client is gone or cancels:
+ * what is queued or waits ends at once, what is in the log ends when it comes back.
  *
- * Invariants: window_head is read once per read, and only compared. log.h's functions are not called from within its callbacks,
- * except to join or leave a list of waiters. */
+ * Invariants: window_head is read once per read, and only compared. log.h's functions are not called from
+ * within its callbacks, except to join or leave a list of waiters. */
 #include "session.h"
 
 static void want_turn(struct session *session)
@@ -31,7 +31,7 @@ static void enqueue(struct request *request)
     want_turn(request->session);
 }
 
-/* ------------------------------------------------------------------------------------------------ window */
+/* ------------------------------------------------------------------------------------- window */
 
 struct space {
     uint64_t at; /* free-running */
@@ -66,7 +66,7 @@ static uint8_t *window_at(struct session *session, uint64_t at)
     return session->window + (at & (session->sizes.window_bytes - 1));
 }
 
-/* ------------------------------------------------------------------------------------------------ entries */
+/* ------------------------------------------------------------------------------------- entries */
 
 static void woken(struct topic_waiter *waiter)
 {
@@ -164,7 +164,7 @@ static void start_entries(struct request *request)
     log_read(session->server->log, read);
 }
 
-/* ------------------------------------------------------------------------------------------------ topics */
+/* ------------------------------------------------------------------------------------- topics */
 
 static uint32_t put_topic(uint8_t *to, uint32_t room, const struct topic_view *view)
 {
@@ -220,7 +220,7 @@ static void answer_topics(struct request *request)
     request_free(request);
 }
 
-/* ------------------------------------------------------------------------------------------------ requests */
+/* ------------------------------------------------------------------------------------- requests */
 
 void read_start(struct request *request, const struct descriptor *d)
 {

@@ -1,20 +1,23 @@
 /* server.c: the loop's body.
  *
  * One turn
- *   1. Is there anything to do without waiting? If not: look at the rings for a while if that has paid lately (spin.c); else
- *      park every session and sleep in io_wait, which ends when an op completes, something in the epoll set is ready, or the
- *      earliest deadline passes.
- *   2. epoll: connections, hellos, doorbells, hang-ups. Skipped in most turns of a busy loop: it is a system call.
+ *   1. Is there anything to do without waiting? If not: look at the rings for a while if that has paid lately
+ *      (spin.c); else park every session and sleep in io_wait, which ends when an op completes, something in
+ *      the epoll set is ready, or the earliest deadline passes.
+ *   2. epoll: connections, hellos, doorbells, hang-ups. Skipped in most turns of a busy loop: it is a system
+ *      call.
  *   3. Signals for what io_wait completed.
  *   4. Held writes, then the rings (drain.c), then reads.
  *   5. log_turn: seals and submits. Held writes once more, since a sealed group has made room.
  *   6. Signals for what 4 and 5 answered.
  *   7. Sessions that ended are freed; the counters file is brought up to date.
  *
- * Failure modes: log_failed after any call into the log ends the turn with -EIO; nothing is posted or signalled after it.
+ * Failure modes: log_failed after any call into the log ends the turn with -EIO; nothing is posted or
+ * signalled after it.
  *
  * Invariants
- *   - the loop never sleeps while a session is active that is neither blocked nor parked with the second look (drain.c).
+ *   - the loop never sleeps while a session is active that is neither blocked nor parked with the second look
+ *     (drain.c).
  *   - every sleep has a reason to end: an op in flight, a descriptor, a deadline. */
 #include "session.h"
 
@@ -28,7 +31,7 @@
 #define MEMORY_RETRY_NS    INT64_C(10000000)
 #define NS_PER_SECOND      INT64_C(1000000000)
 
-/* ------------------------------------------------------------------------------------------------ events */
+/* ------------------------------------------------------------------------------------- events */
 
 int server_watch(struct server *server, struct watch *watch, uint32_t events)
 {
@@ -57,7 +60,7 @@ void server_poll_events(struct server *server)
         server->stat_dirty = true;
 }
 
-/* ------------------------------------------------------------------------------------------------ sleeping */
+/* ------------------------------------------------------------------------------------- sleeping */
 
 static int64_t earliest_deadline(const struct server *server)
 {
@@ -110,7 +113,7 @@ static void wait_for_work(struct server *server)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ the turn */
+/* ------------------------------------------------------------------------------------- the turn */
 
 static void run_deadlines(struct server *server, int64_t now)
 {
@@ -176,7 +179,7 @@ int server_turn(struct server *server)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ start */
+/* ------------------------------------------------------------------------------------- start */
 
 static uint64_t half_of_memory(void)
 {
@@ -269,7 +272,7 @@ const struct stat_values *server_values(const struct server *server)
     return &server->values;
 }
 
-/* ------------------------------------------------------------------------------------------------ stop */
+/* ------------------------------------------------------------------------------------- stop */
 
 static void note_final_tails(struct server *server)
 {

@@ -1,13 +1,17 @@
-/* server.h: the broker's side of all connections, as the program and the tests see it. One thread, no globals.
+/* server.h: the broker's side of all connections, as the program and the tests see it. One thread, no
+ * globals.
  *
  * Happy path
- *   1. The program makes an epoll fd, gives it to io_real_create as watch_fd, starts the log, and calls server_create.
- *   2. server_turn() over and over: one turn of the loop (server.c), which sleeps when there is nothing to do.
- *   3. server_stop(): nothing new is taken, everything published until then is committed and answered; then log_stop().
+ *   1. The program makes an epoll fd, gives it to io_real_create as watch_fd, starts the log, and calls
+ *      server_create.
+ *   2. server_turn() over and over: one turn of the loop (server.c), which sleeps when there is nothing to
+ *      do.
+ *   3. server_stop(): nothing new is taken, everything published until then is committed and answered; then
+ *      log_stop().
  *   4. server_destroy(): whatever came since is answered -ESHUTDOWN, connections and memory go.
  *
- * Failure: server_turn and server_stop return -EIO once log_failed(); the program ends the process with EXIT_FLUSH_FAILED and
- * nothing is answered any more (G10). */
+ * Failure: server_turn and server_stop return -EIO once log_failed(); the program ends the process with
+ * EXIT_FLUSH_FAILED and nothing is answered any more (G10). */
 #ifndef WALRUS_SERVER_H
 #define WALRUS_SERVER_H
 
@@ -49,9 +53,10 @@ int server_create(const struct server_options *options, struct server **out, str
 /* One turn; sleeps first if there is nothing to do. 0; -EIO the log has failed. */
 int server_turn(struct server *server) must_check;
 
-/* Takes no connection and no new work any more; turns until everything that had been published is answered, follows are
- * answered -ESHUTDOWN and nothing of any session is in the log, but no longer than patience_ns. 0; -EIO the log has failed;
- * -ETIMEDOUT something is still in the log (the caller gives up as if it had failed, without its exit code). */
+/* Takes no connection and no new work any more; turns until everything that had been published is answered,
+ * follows are answered -ESHUTDOWN and nothing of any session is in the log, but no longer than patience_ns.
+ * 0; -EIO the log has failed; -ETIMEDOUT something is still in the log (the caller gives up as if it had
+ * failed, without its exit code). */
 int server_stop(struct server *server, int64_t patience_ns) must_check;
 
 /* After server_stop returned 0. */

@@ -1,21 +1,24 @@
 /* session.c: one connection: its memory, its requests, its topic numbers, its end.
  *
  * Happy path
- *   1. session_create: two memfds, allocated in full (a late page would be a SIGBUS), mapped, sealed; two eventfds; everything
- *      into the epoll set. handshake.c sends the descriptors and closes the memfds.
+ *   1. session_create: two memfds, allocated in full (a late page would be a SIGBUS), mapped, sealed; two
+ *      eventfds; everything into the epoll set. handshake.c sends the descriptors and closes the memfds.
  *   2. LIVE: drain.c takes descriptors, complete.c answers them.
- *   3. The socket hangs up: LEAVING. What is published is noted once (a process that kept the memory may go on writing there)
- *      and is drained as if the client lived; open streams are rolled back.
- *   4. ENDED: nothing is taken or posted any more. The session is freed when the log holds nothing of it and no signal is on
- *      its way: until then `done` may be called on its requests, a read may write into its window.
+ *   3. The socket hangs up: LEAVING. What is published is noted once (a process that kept the memory may go
+ *      on writing there) and is drained as if the client lived; open streams are rolled back.
+ *   4. ENDED: nothing is taken or posted any more. The session is freed when the log holds nothing of it and
+ *      no signal is on its way: until then `done` may be called on its requests, a read may write into its
+ *      window.
  *
- * Failure modes: a hostile word or message ends the session at once (session_hostile); what was taken before is committed, its
- * streams are rolled back. Out of memory or descriptors at creation: the connection is refused, with words.
+ * Failure modes: a hostile word or message ends the session at once (session_hostile); what was taken before
+ * is committed, its streams are rolled back. Out of memory or descriptors at creation: the connection is
+ * refused, with words.
  *
  * Invariants
- *   - both eventfds and the socket leave the epoll set by name before they are closed: the peer holds the same open files, so
- *     closing alone would leave them in the set, with a pointer to freed memory.
- *   - a session is freed only from session_reap_ended, at the end of a turn: no event or list of this turn can still name it. */
+ *   - both eventfds and the socket leave the epoll set by name before they are closed: the peer holds the
+ *     same open files, so closing alone would leave them in the set, with a pointer to freed memory.
+ *   - a session is freed only from session_reap_ended, at the end of a turn: no event or list of this turn
+ *     can still name it. */
 #include "session.h"
 
 #include <fcntl.h>
@@ -31,7 +34,7 @@
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
-/* ------------------------------------------------------------------------------------------------ memory */
+/* ------------------------------------------------------------------------------------- memory */
 
 static int shared_file(const char *name, uint64_t bytes, int *out)
 {
@@ -97,9 +100,9 @@ static int session_memory(struct session *session, int files[2])
     if (rc != 0)
         goto unmap_client;
 
-    session->client = (struct client_words *)client;
+    session->client = (struct client_words *)(void *)client;
     session->client_arena = client + sizes->arena_at;
-    session->broker = (struct broker_words *)broker;
+    session->broker = (struct broker_words *)(void *)broker;
     session->window = broker + sizes->window_at;
     ring_init(&session->sq, sizes->queue_entries, &session->broker->sq_head, &session->client->sq_tail,
               client + LAYOUT_PAGE);
@@ -123,7 +126,7 @@ static void session_unmap(struct session *session)
     munmap(session->broker, session->sizes.broker_file_bytes);
 }
 
-/* ------------------------------------------------------------------------------------------------ events */
+/* ------------------------------------------------------------------------------------- events */
 
 static void socket_ready(struct watch *watch, uint32_t events)
 {
@@ -136,7 +139,8 @@ static void socket_ready(struct watch *watch, uint32_t events)
         session_hostile(session, "sent a message after the handshake");
 }
 
-/* Edge triggered and never read: each write of the client is an edge of its own, and there is nothing to block on. */
+/* Edge triggered and never read: each write of the client is an edge of its own, and there is nothing to
+ * block on. */
 static void doorbell_ready(struct watch *watch, uint32_t events)
 {
     (void)events;
@@ -169,7 +173,7 @@ void session_park(struct session *session)
     session->server->values.session_parked++;
 }
 
-/* ------------------------------------------------------------------------------------------------ creation */
+/* ------------------------------------------------------------------------------------- creation */
 
 static int session_descriptors(struct session *session)
 {
@@ -249,7 +253,7 @@ free_session:
                      strerror(-rc));
 }
 
-/* ------------------------------------------------------------------------------------------------ end */
+/* ------------------------------------------------------------------------------------- end */
 
 void session_leave(struct session *session)
 {
@@ -343,7 +347,7 @@ void session_reap_ended(struct server *server)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ requests */
+/* ------------------------------------------------------------------------------------- requests */
 
 struct request *request_take(struct session *session)
 {
@@ -371,7 +375,8 @@ void request_free(struct request *request)
     TAILQ_INSERT_HEAD(&session->pool, request, link);
 }
 
-/* ------------------------------------------------------------------------------------------------ topic numbers */
+/* ------------------------------------------------------------------------------------------------ topic
+ * numbers */
 
 struct topic_slot *session_topic(struct session *session, uint32_t number)
 {

@@ -1,19 +1,25 @@
-/* session.h: what the files of broker/session share: one connection, its requests, and the server that drives them all.
+/* session.h: what the files of broker/session share: one connection, its requests, and the server that drives
+ * them all.
  *
  * A session's life
  *
- *      LIVE ---- socket hung up: the published tail is noted --------> LEAVING ---- everything up to there taken ----> ENDED
- *        |                                                                                                               ^
- *        +------------- a word, descriptor or message that breaks the protocol (hostile) -------------------------------+
+ *              socket hung up: the            everything up to
+ *              published tail is noted        there is taken
+ *      LIVE ---------------------------> LEAVING ----------------> ENDED
+ *        |                                                           ^
+ *        +--- a word, descriptor or message breaks the protocol -----+
+ *             (hostile)
  *
  *   LIVE     on `active` (its ring is looked at in each turn) or parked (its doorbell is waited for)
  *   LEAVING  always on `active`; nothing is posted any more; drained as if the client lived
- *   ENDED    socket closed, streams rolled back; nothing is taken; freed once `inflight` is 0 and no signal is on its way
+ *   ENDED    socket closed, streams rolled back; nothing is taken; freed once `inflight` is 0 and no signal
+ *            is on its way
  *
  * Invariants
- *   - outstanding = descriptors taken and not answered; outstanding + unreaped completions <= capacity, or the session ends.
- *   - inflight = requests the log or the window queue holds; >= those outstanding there, since a chunk is answered when
- *     copied. Requests come from a pool of the session, so nothing is allocated per descriptor.
+ *   - outstanding = descriptors taken and not answered; outstanding + unreaped completions <= capacity, or
+ *     the session ends.
+ *   - inflight = requests the log or the window queue holds; >= those outstanding there, since a chunk is
+ *     answered when copied. Requests come from a pool of the session, so nothing is allocated per descriptor.
  *   - at most one log_read of a session is in the log: the window has one writer at a time.
  *   - a held write (log_write said -EAGAIN) stops its session's drain and nobody else's. */
 #ifndef WALRUS_SESSION_H
@@ -218,10 +224,10 @@ struct server {
     uint32_t unsaid;
 };
 
-#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+#define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 /* session.c */
-/* Takes over socket and account on success. `files` get the two memfds, to be sent and closed by the caller. */
+/* Takes over socket and account on success. `files` get the two memfds, which the caller sends and closes. */
 int session_create(struct server *server, int socket_fd, struct account *account, pid_t pid,
                    const struct layout_sizes *sizes, struct session **out, int files[2],
                    struct error *err) must_check;

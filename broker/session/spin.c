@@ -1,14 +1,15 @@
 /* spin.c: whether it pays to look at the rings for a while before sleeping.
  *
- * A wake-up across cores costs a small machine 25 us and more, a look at a ring nanoseconds. So a broker that has just answered
- * and expects the next batch within that time looks; one that does not sleeps at once.
+ * A wake-up across cores costs a small machine 25 us and more, a look at a ring nanoseconds. So a broker that
+ * has just answered and expects the next batch within that time looks; one that does not sleeps at once.
  *   - fixed (--spin-us N): up to N us each time.
- *   - adaptive: up to SPIN_MOST if a moving average says that work came within that time lately. The average moves with
- *     every gap, slept or not, so a client that has become slow costs a few useless spins and then none.
+ *   - adaptive: up to SPIN_MOST if a moving average says that work came within that time lately. The average
+ *     moves with every gap, slept or not, so a client that has become slow costs a few useless spins and then
+ *     none.
  *
- * Never when the kernel has more runnable threads than cores (the spinner would take its own client's core), and never while
- * an answer waits for the device and nothing gathers: busy polling has starved completions; sleeping in the kernel is how they
- * come soonest. */
+ * Never when the kernel has more runnable threads than cores (the spinner would take its own client's core),
+ * and never while an answer waits for the device and nothing gathers: busy polling has starved completions;
+ * sleeping in the kernel is how they come soonest. */
 #include "session.h"
 
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* stat.c: the counters file beside the socket, and the lines the broker says.
  *
- * The file is made in full (a hole in it would be a SIGBUS on a full disk), mapped, and unlinked by the program at the end. A
- * broker without one serves all the same. */
+ * The file is made in full (a hole in it would be a SIGBUS on a full disk), mapped, and unlinked by the
+ * program at the end. A broker without one serves all the same. */
 #include "session.h"
 
 #include <fcntl.h>

@@ -1,15 +1,19 @@
-/* stream.c: batches that come in chunks, as the session sees them. The log has the batch; this file has the client's numbers.
+/* stream.c: batches that come in chunks, as the session sees them. The log has the batch; this file has the
+ * client's numbers.
  *
- *            first chunk              last chunk taken, ABORT, client gone, idle
- *      FREE ------------> OPEN --------------------------------------------------> CLOSED --inflight 0--> FREE
- *                          |                                                          ^
- *                          | refused by log_write, bad descriptor                     | LAST, ABORT, client gone
- *                          +--------------------> FAILED -----------------------------+
+ *            first chunk        last chunk taken, ABORT,
+ *                                       client gone
+ *      FREE ------------> OPEN ------------------------------> CLOSED ---inflight 0---> FREE
+ *                          |                                      ^
+ *        refused by        |                                      | LAST, ABORT,
+ *        log_write, bad    +-----------> FAILED ------------------+ client gone
+ *        descriptor, idle
  *
- * A client may have more chunks published when one of them fails: they find the stream FAILED and get the same answer, so that
- * they are never taken for part of another batch.
+ * A client may have more chunks published when one of them fails: they find the stream FAILED and get the
+ * same answer, so that they are never taken for part of another batch.
  *
- * Invariant: the slot, and the struct stream in it, stay until every chunk of it has come back from the log. */
+ * Invariant: the slot, and the struct stream in it, stay until every chunk of it has come back from the
+ * log. */
 #include "session.h"
 
 struct stream_slot *stream_find(struct session *session, uint32_t number)
@@ -112,8 +116,8 @@ int64_t stream_idle_deadline(const struct server *server)
     return oldest == NULL ? INT64_MAX : oldest->touched_ns + server->options.idle_stream_ns;
 }
 
-/* A stream holds its topic; a client that sleeps in the middle of one must not hold it for ever. One whose chunk waits here
- * for memory is not idle. */
+/* A stream holds its topic; a client that sleeps in the middle of one must not hold it for ever. One whose
+ * chunk waits here for memory is not idle. */
 void stream_abort_idle(struct server *server, int64_t now)
 {
     struct stream_slot *slot;

@@ -1,5 +1,5 @@
-/* fake_log.h: a log in memory behind log.h, for the tests of sessions. It admits, answers at the next turn and remembers; knobs
- * make it refuse, hold back and fail. */
+/* fake_log.h: a log in memory behind log.h, for the tests of sessions. It admits, answers at the next turn
+ * and remembers; knobs make it refuse, hold back and fail. */
 #ifndef WALRUS_FAKE_LOG_H
 #define WALRUS_FAKE_LOG_H
 

@@ -1,4 +1,5 @@
 #include "harness.h"
+#include "folder.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -22,7 +23,7 @@ int open_descriptors(void)
     return count;
 }
 
-/* ------------------------------------------------------------------------------------------------ server */
+/* ------------------------------------------------------------------------------------- server */
 
 static int listen_at(const char *path)
 {
@@ -88,9 +89,7 @@ void rig_stop(struct rig *rig)
     rig->io->functions->destroy(rig->io);
     close(rig->epoll_fd);
     fake_log_clear(&rig->log);
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", rig->folder);
-    cr_assert_eq(system(command), 0);
+    cr_assert_eq(folder_remove(rig->folder), 0);
 }
 
 static void stop_ready(struct watch *watch, uint32_t events)
@@ -141,7 +140,7 @@ void rig_halt(struct rig *rig)
     cr_assert_eq(rig->turn_result, 0);
 }
 
-/* ------------------------------------------------------------------------------------------------ client */
+/* ------------------------------------------------------------------------------------- client */
 
 struct hello hello_good(void)
 {
@@ -211,7 +210,7 @@ int client_handshake(struct rig *rig, struct client *client, const struct hello 
 {
     *client = (struct client){.files = {-1, -1}, .doorbell = -1, .signal = -1};
     client->socket = client_dial(rig);
-    cr_assert_eq(send(client->socket, hello, bytes, MSG_NOSIGNAL), bytes);
+    cr_assert_eq(send(client->socket, hello, bytes, MSG_NOSIGNAL), (ssize_t)bytes);
     int fds[FD_COUNT];
     size_t count = 0;
     ssize_t n = -1;

@@ -1,5 +1,5 @@
-/* harness.h: a server over the fake log, real sockets and memfds, and clients that do exactly what a test says, right or wrong,
- * all in one process. */
+/* harness.h: a server over the fake log, real sockets and memfds, and clients that do exactly what a test
+ * says, right or wrong, all in one process. */
 #ifndef WALRUS_SESSION_HARNESS_H
 #define WALRUS_SESSION_HARNESS_H
 
@@ -24,13 +24,15 @@ struct rig {
     int turn_result;
 };
 
-/* With `options` NULL: defaults. backend 0 = pwrite. The loop does not sleep (rig->log.deadline = 0) until the test says so. */
+/* With `options` NULL: defaults. backend 0 = pwrite. The loop does not sleep (rig->log.deadline = 0) until
+ * the test says so. */
 void rig_start(struct rig *rig, const struct server_options *options, int backend);
 void rig_stop(struct rig *rig);
 void rig_turn(struct rig *rig, int turns);
 void rig_run(struct rig *rig);  /* from now on the loop runs, and sleeps, in a thread */
 void rig_halt(struct rig *rig); /* until here */
-/* The same with the loop in the test's own thread: turn until stop_asked, which a write to stop.fd brings about. */
+/* The same with the loop in the test's own thread: turn until stop_asked, which a write to stop.fd brings
+ * about. */
 void rig_watch_stop(struct rig *rig);
 void rig_unwatch_stop(struct rig *rig);
 int open_descriptors(void);

@@ -1,7 +1,9 @@
-/* race.c: the loop in one thread, clients in others, all on the very same mappings, for the thread sanitizer (which knows shared
- * memory by address, and cannot run under Criterion). A plain program: exit 0 and "ok", or what went wrong.
+/* race.c: the loop in one thread, clients in others, all on the very same mappings, for the thread sanitizer
+ * (which knows shared memory by address, and cannot run under Criterion). A plain program: exit 0 and "ok",
+ * or what went wrong.
  *
- * Each client publishes batches as fast as its credit allows, sleeps on its signal in between, and checks every answer. */
+ * Each client publishes batches as fast as its credit allows, sleeps on its signal in between, and checks
+ * every answer. */
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>

@@ -193,7 +193,8 @@ Test(handshake, g25_survives_running_out_of_descriptors)
     struct rlimit old;
     getrlimit(RLIMIT_NOFILE, &old);
     int used = open_descriptors();
-    /* Room for the client's own socket and `spare` more: accept fails at 0, then the memory, then the eventfds. */
+    /* Room for the client's own socket and `spare` more: accept fails at 0, then the memory, then the
+     * eventfds. */
     for (int spare = 0; spare < 6; spare++) {
         int fd = client_dial(&rig);
         cr_assert_eq(send(fd, &hello, sizeof hello, MSG_NOSIGNAL), sizeof hello);

@@ -168,7 +168,8 @@ Test(hostile, g20_records_that_lie_are_the_logs_to_refuse_and_hurt_nobody)
     stop();
 }
 
-/* Everything a client can write, written at random and as fast as it goes, beside an honest client that checks what it gets. */
+/* Everything a client can write, written at random and as fast as it goes, beside an honest client that
+ * checks what it gets. */
 static void *scribble(void *argument)
 {
     struct client *client = argument;

@@ -8,6 +8,7 @@
 #include "../../broker/program/paths.h"
 #include "../../broker/session/server.h"
 #include "../../shared/message.h"
+#include "folder.h"
 
 static struct options options;
 static struct error err;
@@ -25,8 +26,9 @@ static int parse(const char *line)
     static char text[8192];
     char *argv[32] = {(char[]){"walrusd"}};
     int argc = 1;
+    char *rest;
     snprintf(text, sizeof text, "%s", line);
-    for (char *at = strtok(text, " "); at != NULL && argc < 31; at = strtok(NULL, " "))
+    for (char *at = strtok_r(text, " ", &rest); at != NULL && argc < 31; at = strtok_r(NULL, " ", &rest))
         argv[argc++] = at;
     memset(&err, 0, sizeof err);
     return options_parse(argc, argv, &options, &err);
@@ -198,7 +200,8 @@ Test(options, a_mistake_in_the_file_is_named_with_its_place)
     cr_assert_not_null(strstr(err.text, "WALRUS_INSTANCE"));
 }
 
-/* ------------------------------------------------------------------------------------------------ paths and socket */
+/* ------------------------------------------------------------------------------------------------ paths and
+ * socket */
 
 static char base[] = "/tmp/walrus-places-XXXXXX";
 static struct paths paths;
@@ -212,9 +215,7 @@ static void make_base(void)
 
 static void remove_base(void)
 {
-    char command[100];
-    snprintf(command, sizeof command, "rm -rf %s", base);
-    cr_assert_eq(system(command), 0);
+    cr_assert_eq(folder_remove(base), 0);
 }
 
 TestSuite(places, .init = make_base, .fini = remove_base);

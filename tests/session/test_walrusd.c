@@ -11,6 +11,7 @@
 
 #include "../../shared/message.h"
 #include "../../shared/stat_page.h"
+#include "folder.h"
 
 static char base[] = "/tmp/walrus-walrusd-XXXXXX";
 
@@ -26,9 +27,7 @@ static void make_base(void)
 
 static void remove_base(void)
 {
-    char command[100];
-    snprintf(command, sizeof command, "rm -rf %s", base);
-    cr_assert_eq(system(command), 0);
+    cr_assert_eq(folder_remove(base), 0);
 }
 
 TestSuite(walrusd, .init = make_base, .fini = remove_base, .timeout = 60);
@@ -53,8 +52,9 @@ static struct broker start(const char *line)
         static char text[1000];
         char *argv[32] = {(char[]){"walrusd"}};
         int argc = 1;
+        char *rest;
         snprintf(text, sizeof text, "%s", line);
-        for (char *at = strtok(text, " "); at != NULL && argc < 31; at = strtok(NULL, " "))
+        for (char *at = strtok_r(text, " ", &rest); at != NULL && argc < 31; at = strtok_r(NULL, " ", &rest))
             argv[argc++] = at;
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], STDOUT_FILENO);
@@ -199,7 +199,8 @@ Test(walrusd, tells_the_service_manager)
     close(fd);
 }
 
-/* A connection that says nothing, one that hung up, one that is greeted: none of them keeps the broker from ending. */
+/* A connection that says nothing, one that hung up, one that is greeted: none of them keeps the broker from
+ * ending. */
 Test(walrusd, ends_with_clients_connected)
 {
     struct broker broker = start_ready("--data-dir d --socket s.sock", "s.sock");
@@ -215,7 +216,7 @@ Test(walrusd, ends_with_clients_connected)
     struct welcome welcome;
     cr_assert_eq(recv(fds[2], &welcome, sizeof welcome, 0), sizeof welcome);
     cr_assert_eq(welcome.status, -EPROTO);
-    cr_assert_eq(welcome.broker_pid, broker.pid);
+    cr_assert_eq(welcome.broker_pid, (uint32_t)broker.pid);
     cr_assert_eq(end(&broker, SIGTERM), 0);
 }
 
@@ -231,9 +232,10 @@ Test(walrusd, warns_where_the_promises_are_not_known)
 {
     if (access("/dev/shm", W_OK) != 0)
         cr_skip("SKIPPED: no tmpfs at /dev/shm");
-    char arguments[100];
-    snprintf(arguments, sizeof arguments, "--data-dir /dev/shm/walrusd-test-%d --socket s.sock",
-             (int)getpid());
+    char folder[64];
+    char arguments[128];
+    snprintf(folder, sizeof folder, "/dev/shm/walrusd-test-%d", (int)getpid());
+    snprintf(arguments, sizeof arguments, "--data-dir %s --socket s.sock", folder);
     struct broker broker = start_ready(arguments, "s.sock");
     cr_assert_eq(kill(broker.pid, SIGTERM), 0);
     bool warned = false;
@@ -241,7 +243,5 @@ Test(walrusd, warns_where_the_promises_are_not_known)
         warned = warned || (strstr(line, "warning") != NULL && strstr(line, "tmpfs") != NULL);
     cr_assert(warned);
     cr_assert_eq(end(&broker, 0), 0);
-    char command[100];
-    snprintf(command, sizeof command, "rm -rf /dev/shm/walrusd-test-%d", (int)getpid());
-    cr_assert_eq(system(command), 0);
+    cr_assert_eq(folder_remove(folder), 0);
 }

@@ -217,7 +217,7 @@ Test(topic, an_unknown_one_is_opened_only_if_it_may_be_created)
     stop();
 }
 
-/* ------------------------------------------------------------------------------------------------ streams */
+/* ------------------------------------------------------------------------------------- streams */
 
 static struct descriptor chunk(uint32_t stream, uint32_t number, uint16_t flags, const char *text)
 {

@@ -9,7 +9,7 @@
 #include "../../shared/ring.h"
 #include "../../shared/stat_page.h"
 
-/* ------------------------------------------------------------------------------------------------ errors */
+/* ------------------------------------------------------------------------------------- errors */
 
 Test(error, the_words_grow_in_front_and_the_code_stays)
 {
@@ -33,7 +33,7 @@ Test(error, words_that_are_too_long_are_cut_and_terminated)
     cr_assert_eq(strlen(err.text), sizeof err.text - 1);
 }
 
-/* ------------------------------------------------------------------------------------------------ layout */
+/* ------------------------------------------------------------------------------------- layout */
 
 Test(layout, the_fingerprint_is_that_of_version_1)
 {
@@ -92,7 +92,7 @@ Test(layout, parts_do_not_overlap_and_begin_at_pages)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ ring */
+/* ------------------------------------------------------------------------------------- ring */
 
 #define SIZE 16u
 
@@ -214,7 +214,8 @@ Test(ring, a_million_descriptors_pass_intact_between_two_threads, .timeout = 60)
     cr_assert_null(failed);
 }
 
-/* ------------------------------------------------------------------------------------------------ counters file */
+/* ------------------------------------------------------------------------------------------------ counters
+ * file */
 
 static struct stat_page page;
 static bool writing;
@@ -316,7 +317,7 @@ Test(stat_page, says_since_when_the_loop_is_overdue)
     cr_assert_eq(stat_page_stalled(&s, 5000), 0);
 }
 
-/* ------------------------------------------------------------------------------------------------ paths */
+/* ------------------------------------------------------------------------------------- paths */
 
 Test(paths, an_instance_is_one_plain_folder_name)
 {
