@@ -3,6 +3,7 @@
 #include "../../broker/io/folder.h"
 
 #include <ftw.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -56,11 +57,15 @@ static void recording_submit(struct io *io, struct io_op *op)
         name_of_file(op->file, record->name);
     if (op->new_name != NULL)
         snprintf(record->new_name, sizeof record->new_name, "%s", op->new_name);
-    struct plan *plan = &life->plans[op->kind];
+    struct plan *plan = &life->plans[op->kind], gone = {.error = -EIO};
     bool fails = false;
     if (plan->everything || !op->background) {
         fails = plan->seen < 64 && (plan->failing >> plan->seen & 1) != 0;
         plan->seen++;
+    }
+    if (life->dies_at != 0 && life->op_count >= life->dies_at) {
+        plan = &gone;
+        fails = true;
     }
     if (fails)
         io_fault_set(io, op->kind,
@@ -87,7 +92,10 @@ static int failing_random(struct io *io, void *buffer, size_t length)
 /* A wait for a lock moves the clock and nothing else. */
 static void moving_sleep(struct io *io, int64_t ns)
 {
-    life_of(io)->ahead += ns;
+    struct life *life = life_of(io);
+    life->ahead += ns;
+    if (life->on_sleep != NULL)
+        life->on_sleep(life);
 }
 
 void life_open(struct life *life)
@@ -148,12 +156,22 @@ bool life_said(const struct life *life, const char *words)
     return life->said != NULL && strstr(life->said, words) != NULL;
 }
 
+static const char *base_folder;
+
+void life_use_memory(void)
+{
+    struct statvfs facts;
+    if (statvfs("/dev/shm", &facts) == 0 && access("/dev/shm", W_OK) == 0 &&
+        (uint64_t)facts.f_bavail * facts.f_frsize > 512u << 20)
+        base_folder = "/dev/shm";
+}
+
 void life_make(struct life *life)
 {
     *life = (struct life){.backend = IO_BACKEND_PWRITE};
-    const char *temporary = getenv("TMPDIR");
+    const char *base = base_folder != NULL ? base_folder : getenv("TMPDIR");
     snprintf(life->folder, sizeof life->folder, "%.40s/walrus-log-XXXXXX",
-             temporary != NULL && strlen(temporary) < 40 ? temporary : "/tmp");
+             base != NULL && strlen(base) < 40 ? base : "/tmp");
     cr_assert_not_null(mkdtemp(life->folder), "mkdtemp: %s", strerror(errno));
     life->options = (struct log_options){
         .segment_bytes = SEGMENT_MIN, .prepare_only_spare = true, .say = hear, .context = life};

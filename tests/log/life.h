@@ -59,6 +59,9 @@ struct life {
     int64_t ahead;    /* what is added to the clock */
     int random_error; /* what the source of random numbers returns if not 0 */
     struct plan plans[IO_KIND_COUNT];
+    size_t
+        dies_at; /* from this op on (counted from 1) every op fails, as if the machine were gone; 0: never */
+    void (*on_sleep)(struct life *life);
     struct io *io;
     struct io_functions functions;
     const struct io_functions *inner;
@@ -73,6 +76,9 @@ struct life {
     size_t model_count;
 };
 
+/* The lives of this process are made in a file system in memory, if there is one with room: for tests of many
+ * lives, where what counts is which ops are made and not how long the device takes for them. */
+void life_use_memory(void);
 /* A scratch folder and the smallest segments; nothing is started. */
 void life_make(struct life *life);
 /* Another life's folder, byte for byte, and its model: for damage that is tried many times. */
