@@ -27,10 +27,11 @@ struct check {
     uint64_t from, to;             /* of it in the buffer */
     uint64_t next_group, proved;
     struct digest digest;
-    bool resync;                   /* chain facts unknown until the next valid group */
+    bool resync; /* chain facts unknown until the next valid group */
 };
 
-static void tell(struct check *c, enum finding_kind kind, uint64_t offset, const struct frame_header *frame, const char *text)
+static void tell(struct check *c, enum finding_kind kind, uint64_t offset, const struct frame_header *frame,
+                 const char *text)
 {
     char name[32] = "";
     if (c->file != NULL)
@@ -81,9 +82,11 @@ static int read_checkpoints(struct check *c)
         const char *why;
         int error = checkpoint_read(c->io, c->store_id, which, &view, &why);
         if (error != 0)
-            return error_set(c->err, error, "store %s: cannot read checkpoint-%u: %s", c->io->folder, which, strerror(-error));
+            return error_set(c->err, error, "store %s: cannot read checkpoint-%u: %s", c->io->folder, which,
+                             strerror(-error));
         if (why != NULL)
-            tell(c, FINDING_NOTE, 0, NULL, "a checkpoint does not check out; a start uses the other one or walks the log");
+            tell(c, FINDING_NOTE, 0, NULL,
+                 "a checkpoint does not check out; a start uses the other one or walks the log");
         if (view.bytes == NULL)
             continue;
         c->proved = max_u64(c->proved, view.header.group);
@@ -109,9 +112,11 @@ static int open_all(struct check *c)
         snprintf(name, sizeof name, SEGMENT_FILE, (unsigned long long)f->file_number);
         int error = io_open_file(c->io, name, false, IO_FILE_READ_ONLY, &f->file);
         if (error != 0)
-            return error_set(c->err, error, "store %s: cannot open %s: %s", c->io->folder, name, strerror(-error));
+            return error_set(c->err, error, "store %s: cannot open %s: %s", c->io->folder, name,
+                             strerror(-error));
         if (c->io->functions->lock(c->io, f->file) == -EWOULDBLOCK)
-            return error_set(c->err, -EBUSY, "store %s: a broker is using it (%s is locked); stop it first", c->io->folder, name);
+            return error_set(c->err, -EBUSY, "store %s: a broker is using it (%s is locked); stop it first",
+                             c->io->folder, name);
         struct error header = {0};
         error = store_header_read(c->io, f, c->store_id, c->buffer, &header);
         if (error == -EBADMSG) {
@@ -134,10 +139,13 @@ static int load(struct check *c, uint64_t at, const uint8_t **bytes, uint64_t *h
     if (at < c->from || at > c->to || (c->to - at < GROUP_MAX && c->to < c->file->size)) {
         uint64_t length = at < c->file->size ? min_u64(CHECK_BYTES, c->file->size - at) : 0;
         uint32_t align = c->io->functions->file_align(c->io, c->file->file);
-        int64_t got = io_read_at(c->io, c->file->file, c->buffer, at, align_up(length, align > 1 ? align : 1));
+        int64_t got =
+            io_read_at(c->io, c->file->file, c->buffer, at, align_up(length, align > 1 ? align : 1));
         if (got < 0)
-            return error_set(c->err, (int)got, "store %s: cannot read file " SEGMENT_FILE " at offset %llu: %s", c->io->folder,
-                             (unsigned long long)c->file->file_number, (unsigned long long)at, strerror((int)-got));
+            return error_set(c->err, (int)got,
+                             "store %s: cannot read file " SEGMENT_FILE " at offset %llu: %s", c->io->folder,
+                             (unsigned long long)c->file->file_number, (unsigned long long)at,
+                             strerror((int)-got));
         c->from = at;
         c->to = at + (uint64_t)got;
     }
@@ -171,7 +179,8 @@ static int count_group(struct check *c, const uint8_t *group, const struct group
 }
 
 /* The group's header is sound and something in it is not: names each frame that is damaged. */
-static void name_frames(struct check *c, const uint8_t *group, const struct group_header *g, const struct segment_identity *identity)
+static void name_frames(struct check *c, const uint8_t *group, const struct group_header *g,
+                        const struct segment_identity *identity)
 {
     uint32_t at = sizeof *g;
     for (uint32_t i = 0; i < g->frames; i++) {
@@ -179,8 +188,10 @@ static void name_frames(struct check *c, const uint8_t *group, const struct grou
         if (!frame_check(frame, g->used - at, identity->seed, true)) {
             bool header = frame_check(frame, g->used - at, identity->seed, false);
             tell(c, FINDING_DAMAGE, g->offset + at, header ? frame : NULL,
-                 header ? "the payload of a committed batch does not match its checksum; restore the file from a backup"
-                        : "a frame header of a committed group does not match its checksum; restore the file from a backup");
+                 header ? "the payload of a committed batch does not match its checksum; restore the file "
+                          "from a backup"
+                        : "a frame header of a committed group does not match its checksum; restore the file "
+                          "from a backup");
             if (!header)
                 return;
         }
@@ -214,7 +225,8 @@ static int walk_segment(struct check *c, struct store_file *f, uint64_t end)
     c->from = c->to = 0;
     if (f->size < limit) {
         char text[160];
-        snprintf(text, sizeof text, "it is truncated (want %llu bytes, have %llu); restore the file from a backup",
+        snprintf(text, sizeof text,
+                 "it is truncated (want %llu bytes, have %llu); restore the file from a backup",
                  (unsigned long long)limit, (unsigned long long)f->size);
         tell(c, FINDING_DAMAGE, f->size, NULL, text);
         limit = f->size;
@@ -226,8 +238,11 @@ static int walk_segment(struct check *c, struct store_file *f, uint64_t end)
         int error = load(c, at, &bytes, &have);
         if (error != 0)
             return error;
-        enum group_verdict verdict = have < sizeof g ? GROUP_INVALID : group_check_header(bytes, &identity, at, limit, &g);
-        bool follows = verdict == GROUP_VALID && (c->resync || (g.number == c->next_group && digest_equal(g.previous_digest, c->digest)));
+        enum group_verdict verdict =
+            have < sizeof g ? GROUP_INVALID : group_check_header(bytes, &identity, at, limit, &g);
+        bool follows =
+            verdict == GROUP_VALID &&
+            (c->resync || (g.number == c->next_group && digest_equal(g.previous_digest, c->digest)));
         bool sound = follows && g.length <= have && group_check_body(bytes, &g, &identity) == GROUP_VALID;
         if (!sound && end == 0 && !(follows && g.number <= c->proved)) {
             uint64_t tail = at;
@@ -242,13 +257,15 @@ static int walk_segment(struct check *c, struct store_file *f, uint64_t end)
                     return error;
                 memcpy(&g, bytes, sizeof g);
                 if (g.durable_upto >= c->next_group) {
-                    tell(c, FINDING_DAMAGE, tail, NULL, "a committed group is damaged: a group behind it says that it was flushed");
+                    tell(c, FINDING_DAMAGE, tail, NULL,
+                         "a committed group is damaged: a group behind it says that it was flushed");
                     at = next;
                     continue;
                 }
             }
             if (c->next_group <= c->proved)
-                tell(c, FINDING_DAMAGE, tail, NULL, "a committed group is not there: a checkpoint or header says that it was flushed");
+                tell(c, FINDING_DAMAGE, tail, NULL,
+                     "a committed group is not there: a checkpoint or header says that it was flushed");
             else if (!blank)
                 tell(c, FINDING_TORN, tail, NULL, "an unfinished group at the tail; the next start cuts it");
             return 0;
@@ -261,7 +278,8 @@ static int walk_segment(struct check *c, struct store_file *f, uint64_t end)
         } else if (follows && g.length <= have) {
             name_frames(c, bytes, &g, &identity);
         } else {
-            tell(c, FINDING_DAMAGE, at, NULL, "no valid group where one was committed; restore the file from a backup");
+            tell(c, FINDING_DAMAGE, at, NULL,
+                 "no valid group where one was committed; restore the file from a backup");
             error = resync(c, &identity, limit, &at);
             if (error != 0)
                 return error;
@@ -300,7 +318,9 @@ static int walk_all(struct check *c)
         struct store_file *f = find_number(c, number);
         if (f == NULL) {
             char text[128];
-            snprintf(text, sizeof text, "segment %llu is missing, or its header is damaged; restore the file from a backup", (unsigned long long)number);
+            snprintf(text, sizeof text,
+                     "segment %llu is missing, or its header is damaged; restore the file from a backup",
+                     (unsigned long long)number);
             c->file = NULL;
             tell(c, FINDING_DAMAGE, 0, NULL, text);
             c->resync = true;
@@ -319,7 +339,8 @@ static int walk_all(struct check *c)
     for (size_t i = count; i-- > 0 && error == 0;) {
         const struct segment_header *h = &chain[i]->header;
         c->file = chain[i];
-        if (!c->resync && i + 1 < count && (h->first_group != c->next_group || !digest_equal(h->previous_digest, c->digest)))
+        if (!c->resync && i + 1 < count &&
+            (h->first_group != c->next_group || !digest_equal(h->previous_digest, c->digest)))
             tell(c, FINDING_DAMAGE, 0, NULL, "its header does not continue the segment before it");
         c->next_group = h->first_group;
         c->digest = h->previous_digest;
@@ -333,10 +354,11 @@ static int walk_all(struct check *c)
     return error;
 }
 
-int log_check(struct io *io, void (*found)(void *context, const struct finding *finding), void *context, struct check_report *report,
-              struct error *err)
+int log_check(struct io *io, void (*found)(void *context, const struct finding *finding), void *context,
+              struct check_report *report, struct error *err)
 {
-    struct check c = {.io = io, .found = found, .context = context, .report = report, .err = err, .next_group = 1};
+    struct check c = {
+        .io = io, .found = found, .context = context, .report = report, .err = err, .next_group = 1};
     memset(report, 0, sizeof *report);
     int error = store_list_read(io, &c.list, err);
     if (error != 0)
@@ -345,7 +367,8 @@ int log_check(struct io *io, void (*found)(void *context, const struct finding *
     if (c.buffer == NULL)
         error = error_set(err, -ENOMEM, "store %s: out of memory", io->folder);
     else if (!c.list.has_store)
-        error = error_set(err, c.list.empty ? -ENOENT : -ENOTEMPTY, "store %s: it is not a Walrus store (no " STORE_FILE ")", io->folder);
+        error = error_set(err, c.list.empty ? -ENOENT : -ENOTEMPTY,
+                          "store %s: it is not a Walrus store (no " STORE_FILE ")", io->folder);
     else
         error = store_identity_read(io, c.store_id, err);
     if (error == 0)

@@ -5,20 +5,20 @@
 #include "../io/io.h"
 
 enum finding_kind {
-    FINDING_DAMAGE,  /* committed data is damaged or missing: a start would be refused, or a read would fail */
-    FINDING_TORN,    /* an unfinished group at the tail: normal after a crash; a start cuts it */
-    FINDING_NOTE,    /* something to know: left-over file, stale checkpoint */
+    FINDING_DAMAGE, /* committed data is damaged or missing: a start would be refused, or a read would fail */
+    FINDING_TORN,   /* an unfinished group at the tail: normal after a crash; a start cuts it */
+    FINDING_NOTE,   /* something to know: left-over file, stale checkpoint */
 };
 
 struct finding {
     enum finding_kind kind;
-    const char *file;     /* name in the store folder, or "" */
-    uint64_t segment;     /* number, 0 = none */
-    uint64_t offset;      /* in the file */
-    const char *topic;    /* "" if not known */
-    uint64_t sequence;    /* first sequence of the batch, 0 = not known */
-    uint64_t batch;       /* batch number, 0 = anonymous or not known */
-    const char *text;     /* what, and the way out */
+    const char *file;  /* name in the store folder, or "" */
+    uint64_t segment;  /* number, 0 = none */
+    uint64_t offset;   /* in the file */
+    const char *topic; /* "" if not known */
+    uint64_t sequence; /* first sequence of the batch, 0 = not known */
+    uint64_t batch;    /* batch number, 0 = anonymous or not known */
+    const char *text;  /* what, and the way out */
 };
 
 struct check_report {

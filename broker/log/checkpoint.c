@@ -13,10 +13,10 @@
  * Failure: said, tried again a second later; a start then walks more. */
 #include "internal.h"
 
-#define CHECKPOINT_LOG   (16ull << 20)
+#define CHECKPOINT_LOG     (16ull << 20)
 #define CHECKPOINT_IDLE_NS NS_PER_SECOND
-#define RETRY_NS         NS_PER_SECOND
-#define CHECKPOINT_MOST  (64ull << 20)
+#define RETRY_NS           NS_PER_SECOND
+#define CHECKPOINT_MOST    (64ull << 20)
 
 static void step_done(struct io_op *op);
 
@@ -78,7 +78,8 @@ static int serialize(struct log *log, bool clean)
         const struct topic *t = topic_by_id(log, id);
         if (t == NULL || !t->committed)
             continue;
-        struct checkpoint_topic entry = {.topic = id, .level = t->level, .next_sequence = t->next_sequence, .name_bytes = t->name_length};
+        struct checkpoint_topic entry = {
+            .topic = id, .level = t->level, .next_sequence = t->next_sequence, .name_bytes = t->name_length};
         memcpy(at, &entry, sizeof entry);
         memcpy(at + sizeof entry, t->name, t->name_length);
         at += topic_bytes(t);
@@ -119,7 +120,8 @@ static void failed(struct log *log, const char *what, int64_t error)
 {
     struct checkpoint *c = &log->checkpoint;
     if (c->retry_at == 0)
-        log_say(log, SAY_WARNING, "cannot write a checkpoint (%s): %s; a start would take longer, nothing else", what,
+        log_say(log, SAY_WARNING,
+                "cannot write a checkpoint (%s): %s; a start would take longer, nothing else", what,
                 strerror(error < 0 ? (int)-error : EIO));
     c->retry_at = io_now(log->io) + RETRY_NS;
     if (c->dirty_since == 0)
@@ -134,9 +136,10 @@ static void failed(struct log *log, const char *what, int64_t error)
 
 static void step_done(struct io_op *op)
 {
-    static const char *const names[] = {[CHECKPOINT_CREATE] = "create", [CHECKPOINT_WRITE] = "write", [CHECKPOINT_FLUSH] = "flush",
-                                        [CHECKPOINT_CLOSE] = "close",   [CHECKPOINT_RENAME] = "rename",
-                                        [CHECKPOINT_SYNC] = "flush of the folder"};
+    static const char *const names[] = {
+        [CHECKPOINT_CREATE] = "create", [CHECKPOINT_WRITE] = "write",
+        [CHECKPOINT_FLUSH] = "flush",   [CHECKPOINT_CLOSE] = "close",
+        [CHECKPOINT_RENAME] = "rename", [CHECKPOINT_SYNC] = "flush of the folder"};
     struct log *log = op->owner;
     struct checkpoint *c = &log->checkpoint;
     if (log->abandoned)
@@ -152,11 +155,13 @@ static void step_done(struct io_op *op)
     }
     switch (state) {
     case CHECKPOINT_IDLE: /* the unlink before the create; there may have been nothing */
-        step(log, CHECKPOINT_CREATE, (struct io_op){.kind = IO_CREATE, .name = CHECKPOINT_NEW, .flags = IO_FILE_BUFFERED});
+        step(log, CHECKPOINT_CREATE,
+             (struct io_op){.kind = IO_CREATE, .name = CHECKPOINT_NEW, .flags = IO_FILE_BUFFERED});
         break;
     case CHECKPOINT_CREATE:
         c->file = op->file;
-        step(log, CHECKPOINT_WRITE, (struct io_op){.kind = IO_WRITE, .file = c->file, .buffer = c->bytes, .length = c->size});
+        step(log, CHECKPOINT_WRITE,
+             (struct io_op){.kind = IO_WRITE, .file = c->file, .buffer = c->bytes, .length = c->size});
         break;
     case CHECKPOINT_WRITE:
         if (op->result != (int64_t)op->length)
@@ -170,7 +175,8 @@ static void step_done(struct io_op *op)
         break;
     case CHECKPOINT_CLOSE:
         snprintf(c->name, sizeof c->name, CHECKPOINT_FILE, (unsigned)((c->counter + 1) & 1));
-        step(log, CHECKPOINT_RENAME, (struct io_op){.kind = IO_RENAME, .name = CHECKPOINT_NEW, .new_name = c->name});
+        step(log, CHECKPOINT_RENAME,
+             (struct io_op){.kind = IO_RENAME, .name = CHECKPOINT_NEW, .new_name = c->name});
         break;
     case CHECKPOINT_RENAME:
         step(log, CHECKPOINT_SYNC, (struct io_op){.kind = IO_SYNC_DIRECTORY});
@@ -248,13 +254,15 @@ int checkpoint_write_now(struct log *log, bool clean, struct error *err)
     while (c->bytes != NULL)
         io_wait(log->io, -1);
     if (c->counter == before)
-        return error_set(err, -EIO, "store %s: the last checkpoint could not be written; the data is safe", log->io->folder);
+        return error_set(err, -EIO, "store %s: the last checkpoint could not be written; the data is safe",
+                         log->io->folder);
     return 0;
 }
 
 /* ------------------------------------------------------------------------------------------------ reading */
 
-bool checkpoint_next_topic(const struct checkpoint_view *view, size_t *at, struct checkpoint_topic *topic, const char **name)
+bool checkpoint_next_topic(const struct checkpoint_view *view, size_t *at, struct checkpoint_topic *topic,
+                           const char **name)
 {
     size_t left = view->header.bytes - (size_t)(view->topics - view->bytes);
     if (*at > left || left - *at < sizeof *topic)
@@ -278,7 +286,8 @@ static const char *view_fault(struct checkpoint_view *view, size_t size, const u
         return "its header is damaged";
     if (h->version != FORMAT_VERSION || memcmp(h->store_id, store_id, 16) != 0)
         return "it belongs to another store or version";
-    if (h->bytes != size || h->group == 0 || h->next_topic == 0 || !all_zero(h->reserved, sizeof h->reserved) ||
+    if (h->bytes != size || h->group == 0 || h->next_topic == 0 ||
+        !all_zero(h->reserved, sizeof h->reserved) ||
         h->body_crc != crc32c(0, view->bytes + sizeof *h, size - sizeof *h))
         return "its body is damaged";
     if (h->segments > (size - sizeof *h) / sizeof(struct checkpoint_segment))
@@ -294,7 +303,8 @@ static const char *view_fault(struct checkpoint_view *view, size_t size, const u
     return NULL;
 }
 
-int checkpoint_read(struct io *io, const uint8_t store_id[16], unsigned which, struct checkpoint_view *view, const char **why)
+int checkpoint_read(struct io *io, const uint8_t store_id[16], unsigned which, struct checkpoint_view *view,
+                    const char **why)
 {
     char name[32];
     size_t size;

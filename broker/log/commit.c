@@ -38,7 +38,8 @@ bool commit_fits(const struct log *log, uint64_t bytes)
     const struct segment *s = log_current(log);
     const struct commit *c = &log->commit;
     uint64_t length = s->length, at = s->end;
-    if (c->state == COMMIT_CHANGE_FLUSH || c->state == COMMIT_CHANGE_HEADER || c->state == COMMIT_CHANGE_PROVE) {
+    if (c->state == COMMIT_CHANGE_FLUSH || c->state == COMMIT_CHANGE_HEADER ||
+        c->state == COMMIT_CHANGE_PROVE) {
         length = c->next.length;
         at = log->block;
     } else if (log->current_rows + log->gather->count >= ROWS_MAX) {
@@ -160,7 +161,8 @@ static void flushed(struct log *log)
     }
 }
 
-static void answer(struct write *w, struct group *g, const struct frame_header *frame, uint8_t level, int64_t now)
+static void answer(struct write *w, struct group *g, const struct frame_header *frame, uint8_t level,
+                   int64_t now)
 {
     struct topic *t = w->topic;
     w->first_sequence = frame->first_sequence;
@@ -263,7 +265,9 @@ static void group_failed(struct log *log, struct group *g, int error)
         } else if (note->write == NULL && has_sequence(note_frame(g, i))) {
             t->lost = true;
             log->stats.lost_batches++;
-            log_say(log, SAY_ERROR, "topic \"%s\": %llu entries from sequence %llu were answered at level accepted and are lost: %s",
+            log_say(log, SAY_ERROR,
+                    "topic \"%s\": %llu entries from sequence %llu were answered at level accepted and are "
+                    "lost: %s",
                     t->name, (unsigned long long)note_frame(g, i)->batch_entries,
                     (unsigned long long)note_frame(g, i)->first_sequence, strerror(-error));
         }
@@ -297,12 +301,15 @@ static void writes_reaped(struct log *log)
     if (c->error != 0) {
         const struct segment *s = log_current(log);
         if (log->io->errors_are_final) {
-            log_fail(log, "write of group %llu at offset %llu of segment %llu failed: %s; what is on the disk is not known",
-                     (unsigned long long)g->number, (unsigned long long)g->offset, (unsigned long long)s->number,
-                     strerror((int)-c->error));
+            log_fail(log,
+                     "write of group %llu at offset %llu of segment %llu failed: %s; what is on the disk is "
+                     "not known",
+                     (unsigned long long)g->number, (unsigned long long)g->offset,
+                     (unsigned long long)s->number, strerror((int)-c->error));
             return;
         }
-        log_say(log, SAY_WARNING, "write of group %llu at offset %llu of segment %llu failed: %s; rolling back",
+        log_say(log, SAY_WARNING,
+                "write of group %llu at offset %llu of segment %llu failed: %s; rolling back",
                 (unsigned long long)g->number, (unsigned long long)g->offset, (unsigned long long)s->number,
                 strerror((int)-c->error));
         log->stats.rollbacks++;
@@ -385,7 +392,8 @@ static void cut_done(struct io_op *op)
     struct log *log = op->owner;
     log->commit.cutting = false;
     if (op->result < 0 && !log->abandoned)
-        log_say(log, SAY_WARNING, "cannot truncate a closed segment (it only takes space): %s", strerror((int)-op->result));
+        log_say(log, SAY_WARNING, "cannot truncate a closed segment (it only takes space): %s",
+                strerror((int)-op->result));
 }
 
 static void cut_predecessor(struct log *log, struct segment *s)
@@ -395,8 +403,12 @@ static void cut_predecessor(struct log *log, struct segment *s)
         return; /* a start does it later */
     c->cutting = true;
     s->cut = true;
-    c->cut = (struct io_op){
-        .kind = IO_TRUNCATE, .background = true, .file = s->file, .length = s->end, .done = cut_done, .owner = log};
+    c->cut = (struct io_op){.kind = IO_TRUNCATE,
+                            .background = true,
+                            .file = s->file,
+                            .length = s->end,
+                            .done = cut_done,
+                            .owner = log};
     io_submit(log->io, &c->cut);
 }
 
@@ -429,7 +441,8 @@ static void change_done(struct log *log)
         c->state = COMMIT_IDLE;
     } else if (c->roll && (c->give_up || !room)) {
         int error = c->error == -ENOSPC || c->error == -EDQUOT ? -ENOSPC : -EIO;
-        log_say(log, SAY_ERROR, "group %llu is rolled back for good after %u tries: its batches are answered %s",
+        log_say(log, SAY_ERROR,
+                "group %llu is rolled back for good after %u tries: its batches are answered %s",
                 (unsigned long long)g->number, c->attempts, strerror(-error));
         c->state = COMMIT_IDLE;
         c->group = NULL;
@@ -447,7 +460,9 @@ static void flush_done(struct io_op *op)
     if (log->abandoned)
         return;
     if (op->result < 0) {
-        log_fail(log, "flush of segment %llu failed: %s; nothing in flight is answered, the next start decides what is in the log",
+        log_fail(log,
+                 "flush of segment %llu failed: %s; nothing in flight is answered, the next start decides "
+                 "what is in the log",
                  (unsigned long long)log_current(log)->number, strerror((int)-op->result));
         return;
     }
@@ -475,7 +490,8 @@ static void header_done(struct io_op *op)
         return;
     if (op->result != (int64_t)op->length) {
         log_fail(log, "header of segment %llu (file %llu) cannot be written: %s",
-                 (unsigned long long)log->commit.header->number, (unsigned long long)log->commit.next.file_number,
+                 (unsigned long long)log->commit.header->number,
+                 (unsigned long long)log->commit.next.file_number,
                  strerror(op->result < 0 ? (int)-op->result : EIO));
         return;
     }
@@ -486,7 +502,8 @@ static void change_header_write(struct log *log)
 {
     struct commit *c = &log->commit;
     const struct segment *s = log_current(log);
-    check_bug(log->unflushed_bytes == 0); /* everything before the header in the log is durable: it proves it */
+    check_bug(log->unflushed_bytes ==
+              0); /* everything before the header in the log is durable: it proves it */
     memset(c->header, 0, log->block);
     *c->header = (struct segment_header){
         .magic = SEGMENT_MAGIC,
@@ -513,8 +530,12 @@ static void change_header_write(struct log *log)
     }
     segment_header_fill(c->header);
     c->state = COMMIT_CHANGE_HEADER;
-    c->op = (struct io_op){
-        .kind = IO_WRITE, .file = c->next.file, .buffer = c->header, .length = log->block, .done = header_done, .owner = log};
+    c->op = (struct io_op){.kind = IO_WRITE,
+                           .file = c->next.file,
+                           .buffer = c->header,
+                           .length = log->block,
+                           .done = header_done,
+                           .owner = log};
     io_submit(log->io, &c->op);
 }
 

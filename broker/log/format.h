@@ -6,26 +6,27 @@
 
 #include "../../shared/base.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the disk format is little-endian and so must the host be");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "the disk format is little-endian and so must the host be");
 
-#define FORMAT_VERSION   1u
-#define BLOCK_MIN        4096u
-#define BLOCK_MAX        65536u
-#define GROUP_MAX        (4u << 20)  /* bytes of a group, padding included */
-#define PIECE_BYTES      (64u << 10) /* payload bytes under one checksum */
-#define SEGMENT_SMALL    (20ull << 20)
-#define SEGMENT_DEFAULT  (64ull << 20)
-#define SEGMENT_MIN      ((4ull << 20) + (128ull << 10))
-#define SEGMENT_MAX      (1ull << 30)
-#define UNFLUSHED_MAX    (16ull << 20) /* a flush follows within this much log at every level */
+#define FORMAT_VERSION  1u
+#define BLOCK_MIN       4096u
+#define BLOCK_MAX       65536u
+#define GROUP_MAX       (4u << 20)  /* bytes of a group, padding included */
+#define PIECE_BYTES     (64u << 10) /* payload bytes under one checksum */
+#define SEGMENT_SMALL   (20ull << 20)
+#define SEGMENT_DEFAULT (64ull << 20)
+#define SEGMENT_MIN     ((4ull << 20) + (128ull << 10))
+#define SEGMENT_MAX     (1ull << 30)
+#define UNFLUSHED_MAX   (16ull << 20) /* a flush follows within this much log at every level */
 
-#define STORE_FILE       "walrus.store"
-#define CHECKPOINT_FILE  "checkpoint-%u" /* 0 and 1 */
-#define CHECKPOINT_NEW   "checkpoint.new"
-#define SEGMENT_FILE     "%08llu.segment" /* the file number, which is not the segment number */
-#define SEGMENT_NEW      "%08llu.new"
-#define INDEX_FILE       "%08llu.index"
-#define INDEX_NEW        "index.new"
+#define STORE_FILE      "walrus.store"
+#define CHECKPOINT_FILE "checkpoint-%u" /* 0 and 1 */
+#define CHECKPOINT_NEW  "checkpoint.new"
+#define SEGMENT_FILE    "%08llu.segment" /* the file number, which is not the segment number */
+#define SEGMENT_NEW     "%08llu.new"
+#define INDEX_FILE      "%08llu.index"
+#define INDEX_NEW       "index.new"
 
 #define STORE_MAGIC      UINT64_C(0x31524f5453524c57) /* "WLRSTOR1" */
 #define SEGMENT_MAGIC    UINT64_C(0x3147455353524c57) /* "WLRSSEG1" */
@@ -54,25 +55,25 @@ struct store_header {
 /* -------------------------------------------------------------------- segment: a header block, then groups */
 
 struct segment_header {
-    uint64_t magic;                /*   0-7    SEGMENT_MAGIC, or SEGMENT_VOID with everything else zero but the crc */
-    uint32_t version;              /*   8-11   FORMAT_VERSION */
-    uint32_t block;                /*  12-15   bytes of the header block and unit of the groups (--commit-align) */
-    uint8_t store_id[16];          /*  16-31 */
-    uint64_t number;               /*  32-39   of the segment, from 1, without gap along the chain of those that count */
-    uint64_t file;                 /*  40-47   number in the file's name */
-    uint64_t length;               /*  48-55   of the file when prepared; groups end at or before it */
-    uint64_t epoch;                /*  56-63   counter */
+    uint64_t magic;       /*   0-7    SEGMENT_MAGIC, or SEGMENT_VOID with everything else zero but the crc */
+    uint32_t version;     /*   8-11   FORMAT_VERSION */
+    uint32_t block;       /*  12-15   bytes of the header block and unit of the groups (--commit-align) */
+    uint8_t store_id[16]; /*  16-31 */
+    uint64_t number; /*  32-39   of the segment, from 1, without gap along the chain of those that count */
+    uint64_t file;   /*  40-47   number in the file's name */
+    uint64_t length; /*  48-55   of the file when prepared; groups end at or before it */
+    uint64_t epoch;  /*  56-63   counter */
     uint64_t epoch_nonce;          /*  64-71   unique to the start attempt */
     uint64_t previous_number;      /*  72-79   0: the first segment of the store */
     uint64_t previous_end;         /*  80-87   where the groups of that segment end: this decides it */
     uint64_t first_group;          /*  88-95   number of the first group in here */
     struct digest previous_digest; /*  96-111  of the last group that counts before first_group */
-    uint64_t durable_upto;         /* 112-119  groups up to this one were flushed when this header was written */
-    uint64_t oldest_number;        /* 120-127  oldest segment of the store */
-    uint64_t salt[2];              /* 128-143  secret, random: seeds every checksum and digest of the groups in here */
-    uint64_t created_ns;           /* 144-151  wall clock */
-    uint8_t reserved[100];         /* 152-251  zero */
-    uint32_t crc;                  /* 252-255  of bytes 0-251, seed 0 */
+    uint64_t durable_upto;  /* 112-119  groups up to this one were flushed when this header was written */
+    uint64_t oldest_number; /* 120-127  oldest segment of the store */
+    uint64_t salt[2];    /* 128-143  secret, random: seeds every checksum and digest of the groups in here */
+    uint64_t created_ns; /* 144-151  wall clock */
+    uint8_t reserved[100]; /* 152-251  zero */
+    uint32_t crc;          /* 252-255  of bytes 0-251, seed 0 */
 };
 
 struct group_header {
@@ -141,23 +142,23 @@ struct topic_entry {
 /* -------------------------------------------------------------------- checkpoint: header, segments, topics */
 
 struct checkpoint_header {
-    uint64_t magic;          /*   0-7 */
-    uint32_t version;        /*   8-11 */
-    uint32_t flags;          /*  12-15   enum checkpoint_flag */
-    uint8_t store_id[16];    /*  16-31 */
-    uint64_t counter;        /*  32-39   the higher one of the two files counts */
-    uint64_t epoch;          /*  40-47 */
-    uint64_t segment;        /*  48-55   position: behind the last group that is flushed: a hint */
-    uint64_t offset;         /*  56-63 */
-    uint64_t group;          /*  64-71   that group's number: evidence: the log reaches at least here */
-    struct digest digest;    /*  72-87   of that group's header */
-    uint64_t segments;       /*  88-95   struct checkpoint_segment that follow */
-    uint64_t topics;         /*  96-103  struct checkpoint_topic, each with its name, that follow */
-    uint64_t bytes;          /* 104-111  of the whole file */
-    uint32_t next_topic;     /* 112-115  next topic id */
-    uint32_t body_crc;       /* 116-119  of everything behind this header, seed 0 */
-    uint8_t reserved[132];   /* 120-251  zero */
-    uint32_t crc;            /* 252-255 */
+    uint64_t magic;        /*   0-7 */
+    uint32_t version;      /*   8-11 */
+    uint32_t flags;        /*  12-15   enum checkpoint_flag */
+    uint8_t store_id[16];  /*  16-31 */
+    uint64_t counter;      /*  32-39   the higher one of the two files counts */
+    uint64_t epoch;        /*  40-47 */
+    uint64_t segment;      /*  48-55   position: behind the last group that is flushed: a hint */
+    uint64_t offset;       /*  56-63 */
+    uint64_t group;        /*  64-71   that group's number: evidence: the log reaches at least here */
+    struct digest digest;  /*  72-87   of that group's header */
+    uint64_t segments;     /*  88-95   struct checkpoint_segment that follow */
+    uint64_t topics;       /*  96-103  struct checkpoint_topic, each with its name, that follow */
+    uint64_t bytes;        /* 104-111  of the whole file */
+    uint32_t next_topic;   /* 112-115  next topic id */
+    uint32_t body_crc;     /* 116-119  of everything behind this header, seed 0 */
+    uint8_t reserved[132]; /* 120-251  zero */
+    uint32_t crc;          /* 252-255 */
 };
 
 enum checkpoint_flag { CHECKPOINT_CLEAN = 1 };
@@ -181,18 +182,18 @@ struct checkpoint_topic {
 /* -------------------------------------------------------------------- sidecar: where a closed segment's frames lie */
 
 struct index_header {
-    uint64_t magic;        /*  0-7 */
-    uint32_t version;      /*  8-11 */
-    uint32_t topics;       /* 12-15  struct index_topic that follow, by topic */
-    uint8_t store_id[16];  /* 16-31 */
-    uint64_t segment;      /* 32-39 */
-    uint64_t epoch_nonce;  /* 40-47  of the segment's header: a sidecar of another life does not count */
-    uint64_t end;          /* 48-55  where the segment's groups end */
-    uint32_t rows;         /* 56-59  struct index_row of batches that follow, by topic and sequence */
-    uint32_t chunks;       /* 60-63  struct index_row of chunks that follow, in log order */
-    uint32_t body_crc;     /* 64-67  of everything behind this header, seed 0 */
-    uint8_t reserved[56];  /* 68-123 zero */
-    uint32_t crc;          /* 124-127 */
+    uint64_t magic;       /*  0-7 */
+    uint32_t version;     /*  8-11 */
+    uint32_t topics;      /* 12-15  struct index_topic that follow, by topic */
+    uint8_t store_id[16]; /* 16-31 */
+    uint64_t segment;     /* 32-39 */
+    uint64_t epoch_nonce; /* 40-47  of the segment's header: a sidecar of another life does not count */
+    uint64_t end;         /* 48-55  where the segment's groups end */
+    uint32_t rows;        /* 56-59  struct index_row of batches that follow, by topic and sequence */
+    uint32_t chunks;      /* 60-63  struct index_row of chunks that follow, in log order */
+    uint32_t body_crc;    /* 64-67  of everything behind this header, seed 0 */
+    uint8_t reserved[56]; /* 68-123 zero */
+    uint32_t crc;         /* 124-127 */
 };
 
 struct index_topic {
@@ -215,7 +216,8 @@ struct index_row {
 
 /* -------------------------------------------------------------------- proof */
 
-#define FORMAT_AT(type, field, at) _Static_assert(offsetof(struct type, field) == (at), #type "." #field " moved")
+#define FORMAT_AT(type, field, at)                                                                           \
+    _Static_assert(offsetof(struct type, field) == (at), #type "." #field " moved")
 _Static_assert(sizeof(struct store_header) == 256, "store_header");
 FORMAT_AT(store_header, version, 8);
 FORMAT_AT(store_header, store_id, 16);

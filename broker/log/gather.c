@@ -51,7 +51,8 @@ static bool fields_valid(const struct write *w)
 }
 
 /* Records of the copy: sizes add up to the payload; counts, for chunks, how many entries end and how many bytes they have. */
-static bool records_valid(const struct write *w, const struct entry_record *records, uint32_t *ended, uint64_t *bytes)
+static bool records_valid(const struct write *w, const struct entry_record *records, uint32_t *ended,
+                          uint64_t *bytes)
 {
     uint64_t padded = 0, sum = 0;
     uint32_t flags = 0, headers = 0;
@@ -89,16 +90,10 @@ void batch_ended(struct topic *topic)
         topic->owner = NULL;
 }
 
-/* Log space for the gathering group with this frame in it: in what is left of the current segment, or in a prepared one. The
- * last prepared one is kept back while no more can be made: a start on a full disk needs it. */
+/* Log space for the gathering group with this frame in it: in what is left of the current segment, or in a prepared one. */
 static int space_for(const struct log *log, uint64_t group_bytes)
 {
-    if (commit_fits(log, group_bytes))
-        return 0;
-    uint32_t large = 0;
-    for (uint32_t i = 0; i < log->pool.count; i++)
-        large += log->pool.ready[i].length > log->block;
-    if (large >= (log->pool.error != 0 ? POOL_SEGMENTS : 1))
+    if (commit_fits(log, group_bytes) || pool_can_spare(log))
         return 0;
     return log->pool.error != 0 ? -ENOSPC : -EAGAIN;
 }
@@ -157,7 +152,9 @@ static int copy_in(struct log *log, struct write *w, struct frame_header **out, 
     }
     *frame = (struct frame_header){
         .magic = FRAME_MAGIC,
-        .kind = w->kind != WRITE_CHUNK ? FRAME_BATCH : w->last ? FRAME_LAST : FRAME_CHUNK,
+        .kind = w->kind != WRITE_CHUNK ? FRAME_BATCH
+                : w->last              ? FRAME_LAST
+                                       : FRAME_CHUNK,
         .header_bytes = frame_header_bytes(w->entries, w->payload_bytes),
         .payload_bytes = w->payload_bytes,
         .entries = w->entries,
@@ -251,7 +248,8 @@ static bool group_has_room(const struct log *log, const struct write *w, uint64_
 {
     const struct group *g = log->gather;
     uint64_t used = g->used + g->reserve + catalogue_reserve(w->topic);
-    if (g->count >= NOTES_MAX || frame_bytes > GROUP_MAX - BLOCK_MAX || used > GROUP_MAX - BLOCK_MAX - frame_bytes)
+    if (g->count >= NOTES_MAX || frame_bytes > GROUP_MAX - BLOCK_MAX ||
+        used > GROUP_MAX - BLOCK_MAX - frame_bytes)
         return false;
     if (w->kind == WRITE_CHUNK && !w->last && g->small > 0 && g->chunk_bytes > 0 &&
         g->chunk_bytes + w->payload_bytes > CHUNK_SHARE)

@@ -60,8 +60,8 @@ void group_fill(uint8_t *group, const struct segment_identity *identity, const s
     memcpy(group, &header, sizeof header);
 }
 
-enum group_verdict group_check_header(const void *block, const struct segment_identity *identity, uint64_t offset,
-                                      uint64_t file_end, struct group_header *header)
+enum group_verdict group_check_header(const void *block, const struct segment_identity *identity,
+                                      uint64_t offset, uint64_t file_end, struct group_header *header)
 {
     memcpy(header, block, sizeof *header);
     if (header->magic != GROUP_MAGIC)
@@ -88,8 +88,8 @@ static bool frame_check_fixed(const struct frame_header *frame, uint64_t availab
     if (available < sizeof *frame || frame->magic != FRAME_MAGIC ||
         frame->crc != crc32c(seed.crc, frame, offsetof(struct frame_header, crc)))
         return false;
-    if (frame->flags != 0 || !all_zero(frame->reserved, sizeof frame->reserved) || frame->kind < FRAME_BATCH ||
-        frame->kind > FRAME_TOPIC)
+    if (frame->flags != 0 || !all_zero(frame->reserved, sizeof frame->reserved) ||
+        frame->kind < FRAME_BATCH || frame->kind > FRAME_TOPIC)
         return false;
     if (frame->payload_bytes % PAYLOAD_ALIGN != 0 || frame->payload_bytes > GROUP_MAX ||
         frame->entries > MAX_BATCH_ENTRIES || frame->pieces != frame_pieces(frame->payload_bytes) ||
@@ -146,7 +146,7 @@ enum group_verdict group_check_body(const uint8_t *group, const struct group_hea
 const struct frame_header *group_next_frame(const uint8_t *group, const struct group_header *header,
                                             const struct frame_header *frame)
 {
-    uint32_t at = frame == NULL ? (uint32_t)sizeof *header
-                                : frame->offset + frame->header_bytes + frame->payload_bytes;
+    uint32_t at =
+        frame == NULL ? (uint32_t)sizeof *header : frame->offset + frame->header_bytes + frame->payload_bytes;
     return at < header->used ? (const struct frame_header *)(const void *)(group + at) : NULL;
 }

@@ -53,14 +53,14 @@ void group_fill(uint8_t *group, const struct segment_identity *identity, const s
 
 enum group_verdict {
     GROUP_VALID,
-    GROUP_BLANK,    /* zeros where the header should be */
-    GROUP_INVALID,  /* anything else that is not a valid group of this segment at this place */
+    GROUP_BLANK,   /* zeros where the header should be */
+    GROUP_INVALID, /* anything else that is not a valid group of this segment at this place */
 };
 
 /* The header at `block` (at least sizeof(struct group_header) bytes), which was read from `offset`. Does not check number and
  * chain: the caller does. Copies it to *header. */
-enum group_verdict group_check_header(const void *block, const struct segment_identity *identity, uint64_t offset,
-                                      uint64_t file_end, struct group_header *header);
+enum group_verdict group_check_header(const void *block, const struct segment_identity *identity,
+                                      uint64_t offset, uint64_t file_end, struct group_header *header);
 /* The whole group, header->length bytes of it. `frame` (may be NULL) is called for each frame, only if all of it is valid. */
 enum group_verdict group_check_body(const uint8_t *group, const struct group_header *header,
                                     const struct segment_identity *identity);

@@ -142,7 +142,8 @@ static bool rows_ordered(const struct row_vector *rows)
 }
 
 /* `rows` are sorted by topic and sequence. */
-int index_build(struct log *log, struct segment *segment, const struct row_vector *rows, const struct row_vector *chunks)
+int index_build(struct log *log, struct segment *segment, const struct row_vector *rows,
+                const struct row_vector *chunks)
 {
     check_bug(segment->image.bytes == NULL && rows_ordered(rows));
     uint32_t topics = 0;
@@ -291,7 +292,8 @@ static void images_trim(struct log *log)
         struct segment *oldest = NULL;
         for (uint32_t i = 0; i + 1 < log->segment_count; i++) {
             struct segment *s = log->segments[i];
-            if (s->image.bytes == NULL || s->sidecar_wanted || s == log->sidecar.segment || s->image_used == log->clock)
+            if (s->image.bytes == NULL || s->sidecar_wanted || s == log->sidecar.segment ||
+                s->image_used == log->clock)
                 continue;
             if (oldest == NULL || s->image_used < oldest->image_used)
                 oldest = s;
@@ -359,9 +361,10 @@ static void loader_damage(struct log *log, const char *what, uint64_t offset)
 {
     const struct segment *s = log->loader.segment;
     log->stats.damaged_reads++;
-    log_say(log, SAY_ERROR, "segment %llu (file " SEGMENT_FILE ") is damaged at offset %llu: %s; run \"walrus check %s\"",
-            (unsigned long long)s->number, (unsigned long long)s->file_number, (unsigned long long)offset, what,
-            log->io->folder);
+    log_say(log, SAY_ERROR,
+            "segment %llu (file " SEGMENT_FILE ") is damaged at offset %llu: %s; run \"walrus check %s\"",
+            (unsigned long long)s->number, (unsigned long long)s->file_number, (unsigned long long)offset,
+            what, log->io->folder);
     loader_end(log, -EBADMSG);
 }
 
@@ -371,8 +374,10 @@ static void scan_read(struct log *log)
     struct segment *s = l->segment;
     uint64_t length = min_u64(SCAN_BYTES, s->end - l->at);
     l->loaded_from = l->at;
-    loader_step(log, LOADER_SCAN,
-                (struct io_op){.kind = IO_READ, .file = s->file, .buffer = l->buffer, .offset = l->at, .length = length});
+    loader_step(
+        log, LOADER_SCAN,
+        (struct io_op){
+            .kind = IO_READ, .file = s->file, .buffer = l->buffer, .offset = l->at, .length = length});
 }
 
 static int scan_group(struct loader *l, const uint8_t *group, const struct group_header *header)
@@ -400,7 +405,8 @@ static void scan_finish(struct log *log)
         loader_damage(log, "two batches with one sequence", 0);
         return;
     }
-    log_say(log, SAY_DEBUG, "index of segment %llu rebuilt: %u batches", (unsigned long long)l->segment->number, l->rows.count);
+    log_say(log, SAY_DEBUG, "index of segment %llu rebuilt: %u batches",
+            (unsigned long long)l->segment->number, l->rows.count);
     loader_end(log, index_build(log, l->segment, &l->rows, &l->chunks));
 }
 
@@ -417,8 +423,8 @@ static void scan_loaded(struct log *log, uint64_t length)
             scan_read(log);
             return;
         }
-        if (group_check_header(group, &s->identity, l->at, s->end, &header) != GROUP_VALID || header.length > have ||
-            group_check_body(group, &header, &s->identity) != GROUP_VALID) {
+        if (group_check_header(group, &s->identity, l->at, s->end, &header) != GROUP_VALID ||
+            header.length > have || group_check_body(group, &header, &s->identity) != GROUP_VALID) {
             loader_damage(log, "no valid group where one was committed", l->at);
             return;
         }
@@ -446,8 +452,9 @@ static void sidecar_open(struct log *log)
 {
     struct loader *l = &log->loader;
     snprintf(l->name, sizeof l->name, INDEX_FILE, (unsigned long long)l->segment->file_number);
-    loader_step(log, LOADER_SIDECAR_OPEN,
-                (struct io_op){.kind = IO_OPEN, .name = l->name, .flags = IO_FILE_BUFFERED | IO_FILE_READ_ONLY});
+    loader_step(
+        log, LOADER_SIDECAR_OPEN,
+        (struct io_op){.kind = IO_OPEN, .name = l->name, .flags = IO_FILE_BUFFERED | IO_FILE_READ_ONLY});
 }
 
 static void header_loaded(struct log *log, int64_t result)
@@ -456,7 +463,9 @@ static void header_loaded(struct log *log, int64_t result)
     struct segment *s = l->segment;
     struct segment_header header;
     memcpy(&header, l->buffer, sizeof header);
-    const char *fault = result < (int64_t)sizeof header ? "it is too short" : segment_header_fault(&header, log->store_id, s->file_number);
+    const char *fault = result < (int64_t)sizeof header
+                            ? "it is too short"
+                            : segment_header_fault(&header, log->store_id, s->file_number);
     if (fault == NULL && header.number != s->number)
         fault = "it is the header of another segment";
     if (fault != NULL) {
@@ -495,14 +504,17 @@ static void sidecar_opened(struct log *log, struct io_op *op)
     }
     l->sidecar = op->file;
     l->size = log->io->functions->file_size(log->io, op->file);
-    uint64_t most = sizeof(struct index_header) + (uint64_t)(2 * ROWS_MAX + NOTES_MAX * 2) * (sizeof(struct index_row) + sizeof(struct index_topic));
+    uint64_t most = sizeof(struct index_header) + (uint64_t)(2 * ROWS_MAX + NOTES_MAX * 2) *
+                                                      (sizeof(struct index_row) + sizeof(struct index_topic));
     l->bytes = l->size >= sizeof(struct index_header) && l->size <= most ? malloc(l->size) : NULL;
     if (l->bytes == NULL) {
         loader_step(log, LOADER_SIDECAR_CLOSE, (struct io_op){.kind = IO_CLOSE, .file = l->sidecar});
         return;
     }
-    loader_step(log, LOADER_SIDECAR_READ,
-                (struct io_op){.kind = IO_READ, .file = l->sidecar, .buffer = l->bytes, .length = l->size, .background = true});
+    loader_step(
+        log, LOADER_SIDECAR_READ,
+        (struct io_op){
+            .kind = IO_READ, .file = l->sidecar, .buffer = l->bytes, .length = l->size, .background = true});
 }
 
 static void loader_done(struct io_op *op)
@@ -515,7 +527,8 @@ static void loader_done(struct io_op *op)
     case LOADER_OPEN:
         if (op->result < 0) {
             log_say(log, SAY_ERROR, "segment %llu: cannot open file " SEGMENT_FILE ": %s",
-                    (unsigned long long)l->segment->number, (unsigned long long)l->segment->file_number, strerror((int)-op->result));
+                    (unsigned long long)l->segment->number, (unsigned long long)l->segment->file_number,
+                    strerror((int)-op->result));
             loader_end(log, op->result == -ENOENT ? -EBADMSG : (int)op->result);
             break;
         }
@@ -562,10 +575,12 @@ static void loader_turn(struct log *log)
     struct segment *s = l->segment;
     if (s->file == NULL) {
         snprintf(l->name, sizeof l->name, SEGMENT_FILE, (unsigned long long)s->file_number);
-        loader_step(log, LOADER_OPEN, (struct io_op){.kind = IO_OPEN, .name = l->name, .flags = IO_FILE_READ_ONLY});
+        loader_step(log, LOADER_OPEN,
+                    (struct io_op){.kind = IO_OPEN, .name = l->name, .flags = IO_FILE_READ_ONLY});
     } else if (!s->known) {
-        loader_step(log, LOADER_HEADER,
-                    (struct io_op){.kind = IO_READ, .file = s->file, .buffer = l->buffer, .length = BLOCK_MIN});
+        loader_step(
+            log, LOADER_HEADER,
+            (struct io_op){.kind = IO_READ, .file = s->file, .buffer = l->buffer, .length = BLOCK_MIN});
     } else {
         sidecar_open(log);
     }
@@ -603,7 +618,8 @@ static void sidecar_done(struct io_op *op)
         return;
     switch (w->state) {
     case SIDECAR_UNLINK:
-        sidecar_step(log, SIDECAR_CREATE, (struct io_op){.kind = IO_CREATE, .name = INDEX_NEW, .flags = IO_FILE_BUFFERED});
+        sidecar_step(log, SIDECAR_CREATE,
+                     (struct io_op){.kind = IO_CREATE, .name = INDEX_NEW, .flags = IO_FILE_BUFFERED});
         break;
     case SIDECAR_CREATE:
         if (op->result < 0) {
@@ -612,7 +628,10 @@ static void sidecar_done(struct io_op *op)
         }
         w->file = op->file;
         sidecar_step(log, SIDECAR_WRITE,
-                     (struct io_op){.kind = IO_WRITE, .file = w->file, .buffer = w->segment->image.bytes, .length = w->segment->image.size});
+                     (struct io_op){.kind = IO_WRITE,
+                                    .file = w->file,
+                                    .buffer = w->segment->image.bytes,
+                                    .length = w->segment->image.size});
         break;
     case SIDECAR_WRITE:
         w->failed = op->result != (int64_t)op->length;
@@ -624,7 +643,8 @@ static void sidecar_done(struct io_op *op)
             break;
         }
         snprintf(w->name, sizeof w->name, INDEX_FILE, (unsigned long long)w->segment->file_number);
-        sidecar_step(log, SIDECAR_RENAME, (struct io_op){.kind = IO_RENAME, .name = INDEX_NEW, .new_name = w->name});
+        sidecar_step(log, SIDECAR_RENAME,
+                     (struct io_op){.kind = IO_RENAME, .name = INDEX_NEW, .new_name = w->name});
         break;
     case SIDECAR_RENAME:
         sidecar_end(log);

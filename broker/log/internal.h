@@ -18,13 +18,13 @@
 #include "log.h"
 
 #define NS_PER_SECOND INT64_C(1000000000)
-#define NOTES_MAX     8192u         /* frames in one group */
-#define BUFFERS_MAX   4u            /* group buffers: gathering, in flight, recent ones for readers at the tail */
-#define SLOTS_MAX     3u            /* reads of older data at once */
-#define ROWS_MAX      200000u       /* index rows of a segment; a fuller one is closed early */
-#define CHUNK_SHARE   (128u << 10)  /* chunk bytes of a group beside waiting small writes */
-#define POOL_SEGMENTS 2u            /* prepared ahead: one to change to, one so that a start on a full disk finds room */
-#define POOL_HEADERS  2u            /* header-only spares, for roll-back and start on a full disk */
+#define NOTES_MAX     8192u   /* frames in one group */
+#define BUFFERS_MAX   4u      /* group buffers: gathering, in flight, recent ones for readers at the tail */
+#define SLOTS_MAX     3u      /* reads of older data at once */
+#define ROWS_MAX      200000u /* index rows of a segment; a fuller one is closed early */
+#define CHUNK_SHARE   (128u << 10) /* chunk bytes of a group beside waiting small writes */
+#define POOL_SEGMENTS 2u /* prepared ahead: one to change to, one so that a start on a full disk finds room */
+#define POOL_HEADERS  2u /* header-only spares, for roll-back and start on a full disk */
 #define POOL_MAX      8u
 #define WRITE_OPS     8u
 
@@ -70,12 +70,12 @@ struct segment {
     uint64_t first_group;
     struct segment_identity identity; /* valid if `known` */
     bool known;
-    bool cut;              /* truncated at its end already */
-    bool sidecar_wanted;   /* its image is in memory and not yet in a file */
-    int load_error;        /* why its image cannot be had; told to the reads that wait, then forgotten */
-    struct io_file *file;  /* NULL: not open */
+    bool cut;                 /* truncated at its end already */
+    bool sidecar_wanted;      /* its image is in memory and not yet in a file */
+    int load_error;           /* why its image cannot be had; told to the reads that wait, then forgotten */
+    struct io_file *file;     /* NULL: not open */
     struct index_image image; /* bytes == NULL: not in memory */
-    uint64_t image_used;   /* log->clock when last used */
+    uint64_t image_used;      /* log->clock when last used */
 };
 
 /* Prepared file: allocated, durable under its name, header block blank. */
@@ -99,9 +99,9 @@ struct group {
     struct frame_note *notes;
     uint32_t count;
     uint32_t used;
-    uint32_t reserve;      /* for catalogue entries that sealing will add */
+    uint32_t reserve; /* for catalogue entries that sealing will add */
     uint32_t chunk_bytes;
-    uint32_t small;        /* frames that are not chunks */
+    uint32_t small; /* frames that are not chunks */
     bool needs_flush;
     /* once sealed */
     uint64_t number, offset, segment;
@@ -121,23 +121,32 @@ enum commit_state {
 
 struct commit {
     enum commit_state state;
-    struct group *group;     /* in flight, NULL: none (a change or flush alone may be under way) */
+    struct group *group; /* in flight, NULL: none (a change or flush alone may be under way) */
     struct io_op ops[WRITE_OPS];
     uint32_t op_count, op_left;
-    int64_t error;           /* first bad result of the group's writes */
-    unsigned attempts;       /* times the group was written */
-    bool roll;               /* the change under way ends the segment before a failed group */
-    bool give_up;            /* ... and the group is answered with its error, not written again */
-    struct spare next;       /* the segment being changed to */
+    int64_t error;                 /* first bad result of the group's writes */
+    unsigned attempts;             /* times the group was written */
+    bool roll;                     /* the change under way ends the segment before a failed group */
+    bool give_up;                  /* ... and the group is answered with its error, not written again */
+    struct spare next;             /* the segment being changed to */
     struct segment_header *header; /* one block of it */
-    struct io_op op;         /* flush, header */
-    struct io_op cut;        /* truncation of the predecessor */
+    struct io_op op;               /* flush, header */
+    struct io_op cut;              /* truncation of the predecessor */
     bool cutting;
 };
 
 /* ------------------------------------------------------------------------------------------------ the rest */
 
-enum pool_state { POOL_IDLE, POOL_CREATE, POOL_ALLOCATE, POOL_ZERO, POOL_FLUSH, POOL_RENAME, POOL_SYNC, POOL_UNDO };
+enum pool_state {
+    POOL_IDLE,
+    POOL_CREATE,
+    POOL_ALLOCATE,
+    POOL_ZERO,
+    POOL_FLUSH,
+    POOL_RENAME,
+    POOL_SYNC,
+    POOL_UNDO
+};
 
 struct pool {
     struct spare ready[POOL_MAX];
@@ -145,27 +154,35 @@ struct pool {
     enum pool_state state;
     struct spare making;
     uint64_t zeroed;
-    int error;            /* why the last try failed; 0: it did not */
+    int error; /* why the last try failed; 0: it did not */
     int64_t retry_at;
-    uint64_t next_file;   /* number for the next file */
+    uint64_t next_file;     /* number for the next file */
     bool closing, unlinked; /* steps of POOL_UNDO */
     struct io_op op;
     char name[32], new_name[32];
     uint8_t *zeros;
 };
 
-enum checkpoint_state { CHECKPOINT_IDLE, CHECKPOINT_CREATE, CHECKPOINT_WRITE, CHECKPOINT_FLUSH, CHECKPOINT_CLOSE,
-                        CHECKPOINT_RENAME, CHECKPOINT_SYNC, CHECKPOINT_UNDO };
+enum checkpoint_state {
+    CHECKPOINT_IDLE,
+    CHECKPOINT_CREATE,
+    CHECKPOINT_WRITE,
+    CHECKPOINT_FLUSH,
+    CHECKPOINT_CLOSE,
+    CHECKPOINT_RENAME,
+    CHECKPOINT_SYNC,
+    CHECKPOINT_UNDO
+};
 
 struct checkpoint {
     enum checkpoint_state state;
     uint64_t counter;
     uint64_t last_size;
-    uint64_t log_bytes_at;  /* stats.log_bytes when the last one was taken */
-    uint64_t group;         /* that the last one names */
-    int64_t dirty_since;    /* 0: nothing new since */
+    uint64_t log_bytes_at; /* stats.log_bytes when the last one was taken */
+    uint64_t group;        /* that the last one names */
+    int64_t dirty_since;   /* 0: nothing new since */
     int64_t retry_at;
-    bool wanted;            /* now: a start walked the log, the next one need not again */
+    bool wanted; /* now: a start walked the log, the next one need not again */
     uint8_t *bytes;
     size_t size;
     struct io_file *file;
@@ -174,8 +191,15 @@ struct checkpoint {
 };
 
 /* Loads the index image of a closed segment, one at a time: see index.c. */
-enum loader_state { LOADER_IDLE, LOADER_OPEN, LOADER_HEADER, LOADER_SIDECAR_OPEN, LOADER_SIDECAR_READ, LOADER_SIDECAR_CLOSE,
-                    LOADER_SCAN };
+enum loader_state {
+    LOADER_IDLE,
+    LOADER_OPEN,
+    LOADER_HEADER,
+    LOADER_SIDECAR_OPEN,
+    LOADER_SIDECAR_READ,
+    LOADER_SIDECAR_CLOSE,
+    LOADER_SCAN
+};
 
 struct row_vector {
     struct index_row *rows;
@@ -198,7 +222,14 @@ struct loader {
 };
 
 /* Writes sidecars, one at a time. */
-enum sidecar_state { SIDECAR_IDLE, SIDECAR_UNLINK, SIDECAR_CREATE, SIDECAR_WRITE, SIDECAR_CLOSE, SIDECAR_RENAME };
+enum sidecar_state {
+    SIDECAR_IDLE,
+    SIDECAR_UNLINK,
+    SIDECAR_CREATE,
+    SIDECAR_WRITE,
+    SIDECAR_CLOSE,
+    SIDECAR_RENAME
+};
 
 struct sidecar_writer {
     enum sidecar_state state;
@@ -214,15 +245,15 @@ struct read_slot { /* a stretch of one segment in memory */
     uint64_t segment, from, to; /* to == 0: empty */
     uint64_t used;              /* log->clock */
     bool loading;
-    bool cut;                   /* the last load got less than it wanted */
-    int error;                  /* of the last load, for the stretch above */
+    bool cut;  /* the last load got less than it wanted */
+    int error; /* of the last load, for the stretch above */
     struct io_op op;
 };
 
 /* Where a stream's reader was: so that reading on does not begin at chunk 0. */
 struct stream_cursor {
     uint64_t stream;
-    uint64_t segment;      /* where to look for `chunk` first */
+    uint64_t segment; /* where to look for `chunk` first */
     uint32_t chunk;
     uint64_t entry;        /* number within the batch of the entry that the chunk begins in */
     uint64_t entry_offset; /* bytes of it before the chunk */
@@ -301,15 +332,16 @@ struct store_file { /* one *.segment file of the folder */
     uint64_t size;
     struct io_file *file; /* open and locked if the start looks into it */
     struct segment_header header;
-    bool closed;          /* the checkpoint says all there is to say: not opened */
+    bool closed; /* the checkpoint says all there is to say: not opened */
     bool valid, blank;
-    bool used;            /* on the chain, or given to the pool */
+    bool used; /* on the chain, or given to the pool */
 };
 struct store_list {
     struct store_file *files; /* by file number */
     size_t count;
     bool has_store, empty;
-    char foreign[64];         /* a name that does not belong here, or "" */
+    char foreign[64];    /* a name that does not belong here, or "" */
+    char not_a_file[64]; /* a name of ours that is a link or a folder, or "" */
     uint64_t highest_file;
     struct io_entry *left_over; /* names that a start removes: *.new and the like */
     size_t left_over_count;
@@ -320,21 +352,27 @@ int store_identity_read(struct io *io, uint8_t store_id[16], struct error *err) 
 /* Claims the folder, makes a new store of an empty one, reads the identity and the list. */
 int store_open(struct log *log, struct store_list *list, struct error *err) must_check;
 /* Opens, locks (waiting for a dead predecessor's I/O) and flushes one file and reads its header. */
-int store_file_open(struct log *log, struct store_file *file, uint8_t *block, int64_t give_up_at, struct error *err) must_check;
-int store_header_read(struct io *io, struct store_file *file, const uint8_t store_id[16], uint8_t *block, struct error *err) must_check;
+int store_file_open(struct log *log, struct store_file *file, uint8_t *block, int64_t give_up_at,
+                    struct error *err) must_check;
+int store_header_read(struct io *io, struct store_file *file, const uint8_t store_id[16], uint8_t *block,
+                      struct error *err) must_check;
 struct store_file *store_find_file(const struct store_list *list, uint64_t file_number);
 /* Why a header does not count: NULL if it does. */
-const char *segment_header_fault(const struct segment_header *header, const uint8_t store_id[16], uint64_t file_number);
+const char *segment_header_fault(const struct segment_header *header, const uint8_t store_id[16],
+                                 uint64_t file_number);
 void segment_header_fill(struct segment_header *header); /* crc */
 struct segment_identity segment_identity_of(const struct segment_header *header);
 void store_id_format(const uint8_t store_id[16], char text[33]);
 
 /* Blocking helpers for start and stop. */
-int64_t io_simple(struct io *io, enum io_kind kind, struct io_file *file, const char *name, const char *new_name);
-int io_open_file(struct io *io, const char *name, bool create, uint32_t flags, struct io_file **file) must_check;
+int64_t io_simple(struct io *io, enum io_kind kind, struct io_file *file, const char *name,
+                  const char *new_name);
+int io_open_file(struct io *io, const char *name, bool create, uint32_t flags,
+                 struct io_file **file) must_check;
 /* Bytes read, fewer at the end of the file; or an error. */
 int64_t io_read_at(struct io *io, struct io_file *file, void *buffer, uint64_t offset, uint64_t length);
-int io_write_full(struct io *io, struct io_file *file, void *buffer, uint64_t offset, uint64_t length) must_check;
+int io_write_full(struct io *io, struct io_file *file, void *buffer, uint64_t offset,
+                  uint64_t length) must_check;
 /* A small file, whole, into malloc'ed memory. */
 int io_load(struct io *io, const char *name, uint64_t most, uint8_t **bytes, size_t *size) must_check;
 
@@ -344,7 +382,8 @@ int recover(struct log *log, struct store_list *list, struct error *err) must_ch
 /* topics.c */
 struct topic *topic_by_id(const struct log *log, uint32_t id);
 /* For recovery: enters a topic of the catalogue. */
-int topic_restore(struct log *log, uint32_t id, uint8_t level, const char *name, size_t length, uint64_t next) must_check;
+int topic_restore(struct log *log, uint32_t id, uint8_t level, const char *name, size_t length,
+                  uint64_t next) must_check;
 bool topic_name_valid(const char *name, size_t length);
 int topic_assign_id(struct log *log, struct topic *topic) must_check;
 void topic_wake(struct topic *topic);
@@ -368,11 +407,13 @@ bool commit_fits(const struct log *log, uint64_t bytes);
 /* pool.c */
 void pool_turn(struct log *log);
 bool pool_take(struct log *log, uint64_t at_least, bool any, struct spare *out);
+bool pool_can_spare(const struct log *log);
 void pool_put(struct log *log, struct spare spare);
 bool pool_busy(const struct log *log);
 void pool_free(struct log *log);
 /* At start: makes one file now. */
-int pool_make_now(struct log *log, uint64_t length, bool zero, struct spare *out, struct error *err) must_check;
+int pool_make_now(struct log *log, uint64_t length, bool zero, struct spare *out,
+                  struct error *err) must_check;
 uint64_t pool_segment_length(const struct log *log);
 
 /* checkpoint.c */
@@ -386,17 +427,21 @@ struct checkpoint_view { /* a checkpoint read from disk and checked */
     const uint8_t *topics;
 };
 /* checkpoint-`which`, checked; bytes == NULL: not there or not valid (then *why says so, unless it is not there). */
-int checkpoint_read(struct io *io, const uint8_t store_id[16], unsigned which, struct checkpoint_view *view, const char **why) must_check;
+int checkpoint_read(struct io *io, const uint8_t store_id[16], unsigned which, struct checkpoint_view *view,
+                    const char **why) must_check;
 /* Steps over the topics of a checked checkpoint; false at the end. */
-bool checkpoint_next_topic(const struct checkpoint_view *view, size_t *at, struct checkpoint_topic *topic, const char **name);
+bool checkpoint_next_topic(const struct checkpoint_view *view, size_t *at, struct checkpoint_topic *topic,
+                           const char **name);
 
 /* index.c */
-int index_add(struct log *log, struct topic *topic, const struct frame_header *frame, uint64_t segment_offset) must_check;
+int index_add(struct log *log, struct topic *topic, const struct frame_header *frame,
+              uint64_t segment_offset) must_check;
 /* Makes the image of the current segment's rows; the rows are forgotten. */
 int index_close(struct log *log, struct segment *segment) must_check;
 /* Forgets the rows without an image. */
 void index_drop_rows(struct log *log);
-int index_build(struct log *log, struct segment *segment, const struct row_vector *rows, const struct row_vector *chunks) must_check;
+int index_build(struct log *log, struct segment *segment, const struct row_vector *rows,
+                const struct row_vector *chunks) must_check;
 bool index_image_check(struct index_image *image, const struct segment *segment, const uint8_t store_id[16]);
 const struct index_topic *index_image_topic(const struct index_image *image, uint32_t topic);
 int row_push(struct row_vector *vector, const struct index_row *row) must_check;

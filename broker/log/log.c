@@ -7,10 +7,10 @@
  * Everything moves in log_turn and in the `done` of an op, both in the owner's one thread. */
 #include "internal.h"
 
-#define DEFAULT_MEMORY   (48ull << 20)
-#define MIN_MEMORY       (24ull << 20)
-#define DEFAULT_INTERVAL (200 * INT64_C(1000000))
-#define DEFAULT_TOPICS   65536u
+#define DEFAULT_MEMORY    (48ull << 20)
+#define MIN_MEMORY        (24ull << 20)
+#define DEFAULT_INTERVAL  (200 * INT64_C(1000000))
+#define DEFAULT_TOPICS    65536u
 #define DEFAULT_LOCK_WAIT (30 * NS_PER_SECOND)
 
 void log_say(struct log *log, enum say priority, const char *format, ...)
@@ -99,16 +99,19 @@ static int options_fill(struct log *log, const struct log_options *options, stru
     if (o->level == 0)
         o->level = LEVEL_DURABLE;
     log->block = o->commit_align != 0 ? o->commit_align : (uint32_t)max_u64(log->io->align, BLOCK_MIN);
-    if (!is_power_of_two(log->block) || log->block < log->io->logical_block || log->block < BLOCK_MIN || log->block > BLOCK_MAX)
-        return error_set(err, -EINVAL, "--commit-align %u: it must be a power of two from %llu to %u here", log->block,
-                         (unsigned long long)max_u64(log->io->logical_block, BLOCK_MIN), BLOCK_MAX);
+    if (!is_power_of_two(log->block) || log->block < log->io->logical_block || log->block < BLOCK_MIN ||
+        log->block > BLOCK_MAX)
+        return error_set(err, -EINVAL, "--commit-align %u: it must be a power of two from %llu to %u here",
+                         log->block, (unsigned long long)max_u64(log->io->logical_block, BLOCK_MIN),
+                         BLOCK_MAX);
     if (o->segment_bytes < SEGMENT_MIN || o->segment_bytes > SEGMENT_MAX)
-        return error_set(err, -EINVAL, "--segment %llu: it must be from %llu to %llu bytes", (unsigned long long)o->segment_bytes,
-                         (unsigned long long)SEGMENT_MIN, (unsigned long long)SEGMENT_MAX);
+        return error_set(err, -EINVAL, "--segment %llu: it must be from %llu to %llu bytes",
+                         (unsigned long long)o->segment_bytes, (unsigned long long)SEGMENT_MIN,
+                         (unsigned long long)SEGMENT_MAX);
     o->segment_bytes = align_up(o->segment_bytes, BLOCK_MAX);
     if (o->memory_bytes < MIN_MEMORY)
-        return error_set(err, -EINVAL, "--memory %llu: it must be at least %llu bytes", (unsigned long long)o->memory_bytes,
-                         (unsigned long long)MIN_MEMORY);
+        return error_set(err, -EINVAL, "--memory %llu: it must be at least %llu bytes",
+                         (unsigned long long)o->memory_bytes, (unsigned long long)MIN_MEMORY);
     if (o->level > LEVEL_DURABLE || o->interval_ns < 0)
         return error_set(err, -EINVAL, "durability: level or interval out of range");
     return 0;
@@ -203,10 +206,11 @@ int log_start(const struct log_options *options, struct log **out, struct error 
     if (log->next_group > 1)
         log->checkpoint.dirty_since = log->last_group_ns;
     log->checkpoint.wanted = log->stats.start_groups_walked > 0;
-    log_say(log, SAY_NOTICE, "store %s: id %s, epoch %llu, segment %llu, %llu groups walked, %llu copied, %.1f ms", log->io->folder,
-            log->store_id_text, (unsigned long long)log->epoch, (unsigned long long)current->number,
-            (unsigned long long)log->stats.start_groups_walked, (unsigned long long)log->stats.start_groups_copied,
-            (double)log->stats.start_ns / 1e6);
+    log_say(log, SAY_NOTICE,
+            "store %s: id %s, epoch %llu, segment %llu, %llu groups walked, %llu copied, %.1f ms",
+            log->io->folder, log->store_id_text, (unsigned long long)log->epoch,
+            (unsigned long long)current->number, (unsigned long long)log->stats.start_groups_walked,
+            (unsigned long long)log->stats.start_groups_copied, (double)log->stats.start_ns / 1e6);
     *out = log;
     return 0;
 }
@@ -249,7 +253,8 @@ int64_t log_turn(struct log *log)
 
 static bool background_busy(const struct log *log)
 {
-    return pool_busy(log) || log->checkpoint.bytes != NULL || index_busy(log) || reads_busy(log) || log->commit.cutting;
+    return pool_busy(log) || log->checkpoint.bytes != NULL || index_busy(log) || reads_busy(log) ||
+           log->commit.cutting;
 }
 
 void log_abandon(struct log *log)

@@ -32,8 +32,9 @@ struct topic;
 enum say { SAY_ERROR, SAY_WARNING, SAY_NOTICE, SAY_DEBUG };
 
 struct log_options {
-    struct io *io;           /* borrowed; outlives the log */
-    uint64_t segment_bytes;  /* length of segments after the first small ones; 0 = 64 MiB; 4 MiB + 64 KiB to 1 GiB */
+    struct io *io; /* borrowed; outlives the log */
+    uint64_t
+        segment_bytes; /* length of segments after the first small ones; 0 = 64 MiB; 4 MiB + 64 KiB to 1 GiB */
     uint64_t memory_bytes;   /* bound of the log's private memory; 0 = 48 MiB; at least 24 MiB */
     uint32_t commit_align;   /* 0 = io->align; a power of two, from io->logical_block to 64 KiB */
     uint8_t level;           /* enum level of topics that are created without one; 0 = LEVEL_DURABLE */
@@ -74,11 +75,12 @@ bool log_busy(const struct log *log);
 /* Finds the topic `name`; with `create`, makes one in memory if there is none: its first write puts it into the catalogue,
  * with `level` (0 = the log's default), which an existing topic keeps as it has it. Takes a reference.
  * -EINVAL bad name; -ENOENT; -EDQUOT too many topics; -ENOMEM. */
-int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool create, struct topic **out) must_check;
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool create,
+              struct topic **out) must_check;
 void log_topic_release(struct log *log, struct topic *topic);
 
 struct topic_view {
-    uint32_t id;            /* 0 until it is in the catalogue */
+    uint32_t id; /* 0 until it is in the catalogue */
     const char *name;
     size_t name_length;
     uint8_t level;
@@ -113,16 +115,16 @@ struct stream {
     struct topic *topic;
     const void *owner; /* the handle; see struct write */
     uint8_t level;
-    uint64_t number;   /* batch number */
+    uint64_t number; /* batch number */
     /* the log's */
     uint64_t id;
     uint64_t entries;
-    uint64_t bytes;    /* payload and overhead so far, as the 10 GiB limit counts them */
+    uint64_t bytes; /* payload and overhead so far, as the 10 GiB limit counts them */
     uint32_t chunks;
-    bool last_taken;   /* the whole batch is published */
-    bool open_entry;   /* the last piece goes on in the next chunk */
+    bool last_taken; /* the whole batch is published */
+    bool open_entry; /* the last piece goes on in the next chunk */
     bool admitted;
-    bool failed;       /* nothing more is taken; ends with `error` */
+    bool failed; /* nothing more is taken; ends with `error` */
     int error;
     uint64_t first_segment;
     struct stream *next;
@@ -131,26 +133,27 @@ struct stream {
 struct write {
     /* the caller's */
     enum write_kind kind;
-    bool first, last;         /* WRITE_CHUNK */
-    uint8_t level;            /* 0 = the topic's; a lower one than the topic's counts as the topic's */
-    struct topic *topic;      /* referenced until `done` */
-    const void *owner;        /* identity of the handle, for -EBUSY; only compared */
-    struct stream *stream;    /* WRITE_CHUNK */
-    const void *payload;      /* hostile memory; read once, inside log_write */
-    const void *records;      /* hostile memory; struct entry_record[entries] */
+    bool first, last;      /* WRITE_CHUNK */
+    uint8_t level;         /* 0 = the topic's; a lower one than the topic's counts as the topic's */
+    struct topic *topic;   /* referenced until `done` */
+    const void *owner;     /* identity of the handle, for -EBUSY; only compared */
+    struct stream *stream; /* WRITE_CHUNK */
+    const void *payload;   /* hostile memory; read once, inside log_write */
+    const void *records;   /* hostile memory; struct entry_record[entries] */
     uint32_t entries;
-    uint32_t payload_bytes;   /* a multiple of PAYLOAD_ALIGN, up to MAX_WHOLE_PAYLOAD, for chunks MAX_CHUNK_PAYLOAD */
-    uint64_t number;          /* batch number */
+    uint32_t
+        payload_bytes; /* a multiple of PAYLOAD_ALIGN, up to MAX_WHOLE_PAYLOAD, for chunks MAX_CHUNK_PAYLOAD */
+    uint64_t number;   /* batch number */
     int64_t drained_ns;
     void (*done)(struct write *write);
 
     /* results: valid in `done`; of a refusal only result and reason */
-    int result;               /* 0 or a negative errno */
-    uint8_t reason;           /* enum reason */
+    int result;     /* 0 or a negative errno */
+    uint8_t reason; /* enum reason */
     uint8_t level_reached;
-    uint32_t flags;           /* enum completion_flag */
+    uint32_t flags; /* enum completion_flag */
     uint64_t first_sequence;
-    uint64_t committed;       /* entries of the whole batch */
+    uint64_t committed; /* entries of the whole batch */
     uint64_t group;
     int64_t submitted_ns;
     int64_t durable_ns;
@@ -188,9 +191,9 @@ struct log_read {
     void *owner;
 
     /* results */
-    int result;            /* entries returned (a piece counts as 1; 0 = nothing visible at `from` yet) or -EBADMSG, -EIO,
+    int result; /* entries returned (a piece counts as 1; 0 = nothing visible at `from` yet) or -EBADMSG, -EIO,
                               -ENODATA, -EINVAL */
-    uint32_t used;         /* bytes of buffer */
+    uint32_t used; /* bytes of buffer */
     uint64_t first_sequence;
     uint64_t next_sequence; /* where to go on; stays at the entry while a piece is not its last one */
     uint64_t end_sequence;  /* visible end */

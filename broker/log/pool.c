@@ -17,9 +17,9 @@
  * a full disk heals by itself (G9). */
 #include "internal.h"
 
-#define ZERO_STEP   (1ull << 20)
-#define ZERO_LIMIT  (64ull << 20) /* per file */
-#define RETRY_NS    NS_PER_SECOND
+#define ZERO_STEP  (1ull << 20)
+#define ZERO_LIMIT (64ull << 20) /* per file */
+#define RETRY_NS   NS_PER_SECOND
 
 static void step_done(struct io_op *op);
 
@@ -46,19 +46,26 @@ void pool_put(struct log *log, struct spare spare)
     log->pool.ready[log->pool.count++] = spare;
 }
 
-/* `any`: for a roll-back or a start: the smallest that is large enough, else whatever there is. Else only large ones, and not the
- * last of them while no more can be made. */
+/* Whether a change of segment may have one: the last large one stays back, because it is not known whether another can be made, and
+ * a start on a full disk needs it. */
+bool pool_can_spare(const struct log *log)
+{
+    return count_large(log) >= (log->options.prepare_only_spare ? 1 : POOL_SEGMENTS);
+}
+
+/* `any`: for a roll-back or a start: the smallest that is large enough, else whatever there is. */
 bool pool_take(struct log *log, uint64_t at_least, bool any, struct spare *out)
 {
     struct pool *p = &log->pool;
-    if (!any && count_large(log) < (p->error != 0 ? POOL_SEGMENTS : 1))
+    if (!any && !pool_can_spare(log))
         return false;
     uint32_t best = POOL_MAX;
     for (uint32_t i = 0; i < p->count; i++) {
         bool fits = p->ready[i].length >= at_least;
         if (!fits && !any)
             continue;
-        if (best == POOL_MAX || (fits && (p->ready[best].length < at_least || p->ready[i].length < p->ready[best].length)))
+        if (best == POOL_MAX ||
+            (fits && (p->ready[best].length < at_least || p->ready[i].length < p->ready[best].length)))
             best = i;
     }
     if (best == POOL_MAX)
@@ -100,8 +107,8 @@ static void failed(struct log *log, const char *what, int error)
 {
     struct pool *p = &log->pool;
     if (p->error == 0)
-        log_say(log, error == -ENOSPC ? SAY_WARNING : SAY_ERROR, "cannot prepare a segment (%s): %s; trying again each second",
-                what, strerror(-error));
+        log_say(log, error == -ENOSPC ? SAY_WARNING : SAY_ERROR,
+                "cannot prepare a segment (%s): %s; trying again each second", what, strerror(-error));
     p->error = error;
     p->retry_at = io_now(log->io) + RETRY_NS;
     undo(log);
@@ -131,15 +138,24 @@ static void zero_or_flush(struct log *log)
         }
         uint64_t length = min_u64(ZERO_STEP, p->making.length - p->zeroed);
         step(log, POOL_ZERO,
-             (struct io_op){.kind = IO_WRITE, .file = p->making.file, .buffer = p->zeros, .offset = p->zeroed, .length = length});
+             (struct io_op){.kind = IO_WRITE,
+                            .file = p->making.file,
+                            .buffer = p->zeros,
+                            .offset = p->zeroed,
+                            .length = length});
         return;
     }
     step(log, POOL_FLUSH, (struct io_op){.kind = IO_FLUSH, .file = p->making.file});
 }
 
-static const char *const step_names[] = {
-    [POOL_IDLE] = "",       [POOL_CREATE] = "create", [POOL_ALLOCATE] = "allocate",         [POOL_ZERO] = "write zeros",
-    [POOL_FLUSH] = "flush", [POOL_RENAME] = "rename", [POOL_SYNC] = "flush of the folder", [POOL_UNDO] = "undo"};
+static const char *const step_names[] = {[POOL_IDLE] = "",
+                                         [POOL_CREATE] = "create",
+                                         [POOL_ALLOCATE] = "allocate",
+                                         [POOL_ZERO] = "write zeros",
+                                         [POOL_FLUSH] = "flush",
+                                         [POOL_RENAME] = "rename",
+                                         [POOL_SYNC] = "flush of the folder",
+                                         [POOL_UNDO] = "undo"};
 
 static void step_done(struct io_op *op)
 {
@@ -159,7 +175,8 @@ static void step_done(struct io_op *op)
     switch (p->state) {
     case POOL_CREATE:
         p->making.file = op->file;
-        step(log, POOL_ALLOCATE, (struct io_op){.kind = IO_ALLOCATE, .file = p->making.file, .length = p->making.length});
+        step(log, POOL_ALLOCATE,
+             (struct io_op){.kind = IO_ALLOCATE, .file = p->making.file, .length = p->making.length});
         break;
     case POOL_ZERO:
         p->zeroed += op->length;
@@ -280,6 +297,7 @@ int pool_make_now(struct log *log, uint64_t length, bool zero, struct spare *out
         (void)io_simple(io, IO_CLOSE, s.file, NULL, NULL);
         (void)io_simple(io, IO_UNLINK, NULL, name, NULL);
     }
-    return error_set(err, error, "store %s: cannot make segment file %s of %llu bytes (%s): %s%s", io->folder, new_name,
-                     (unsigned long long)length, what, strerror(-error), error == -ENOSPC ? "; free some space on the disk" : "");
+    return error_set(err, error, "store %s: cannot make segment file %s of %llu bytes (%s): %s%s", io->folder,
+                     new_name, (unsigned long long)length, what, strerror(-error),
+                     error == -ENOSPC ? "; free some space on the disk" : "");
 }

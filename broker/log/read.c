@@ -77,19 +77,22 @@ static int damaged(struct log *log, const struct log_read *r, const struct place
 {
     log->stats.damaged_reads++;
     log_say(log, SAY_ERROR,
-            "topic \"%s\": batch from sequence %llu is damaged (segment %llu, file " SEGMENT_FILE ", offset %u: %s); run \"walrus check %s\"",
+            "topic \"%s\": batch from sequence %llu is damaged (segment %llu, file " SEGMENT_FILE
+            ", offset %u: %s); run \"walrus check %s\"",
             r->topic->name, (unsigned long long)p->row.sequence, (unsigned long long)p->segment->number,
             (unsigned long long)p->segment->file_number, p->row.offset, what, log->io->folder);
     return -EBADMSG;
 }
 
 /* The frame of a row, checked. SERVED and *frame; WAITS: being loaded; or an error. */
-static int frame_get(struct log *log, const struct log_read *r, const struct place *p, const struct frame_header **frame)
+static int frame_get(struct log *log, const struct log_read *r, const struct place *p,
+                     const struct frame_header **frame)
 {
     const struct segment *s = p->segment;
     for (uint32_t i = 0; i < log->group_count; i++) {
         const struct group *g = &log->groups[i];
-        if (g->recent && g->segment == s->number && p->row.offset >= g->offset && p->row.offset - g->offset < g->used) {
+        if (g->recent && g->segment == s->number && p->row.offset >= g->offset &&
+            p->row.offset - g->offset < g->used) {
             *frame = (const struct frame_header *)(const void *)(g->data + (p->row.offset - g->offset));
             log->stats.read_cache_hits++;
             return SERVED;
@@ -99,16 +102,18 @@ static int frame_get(struct log *log, const struct log_read *r, const struct pla
         struct read_slot *slot = &log->slots[i];
         if (slot->buffer == NULL || slot->to == 0 || slot->segment != s->number)
             continue;
-        if (slot->error != 0 && !slot->loading && p->row.offset >= slot->from && p->row.offset - slot->from < SLOT_BYTES) {
+        if (slot->error != 0 && !slot->loading && p->row.offset >= slot->from &&
+            p->row.offset - slot->from < SLOT_BYTES) {
             int error = slot->error;
             slot->error = 0;
             slot->to = 0;
-            log_say(log, SAY_ERROR, "read of segment %llu at offset %u failed: %s", (unsigned long long)s->number,
-                    p->row.offset, strerror(-error));
+            log_say(log, SAY_ERROR, "read of segment %llu at offset %u failed: %s",
+                    (unsigned long long)s->number, p->row.offset, strerror(-error));
             return error;
         }
         if (!covers(slot, s, &p->row)) {
-            if (!slot->loading && slot->cut && p->row.offset >= slot->from && p->row.offset - slot->from < BLOCK_MIN) {
+            if (!slot->loading && slot->cut && p->row.offset >= slot->from &&
+                p->row.offset - slot->from < BLOCK_MIN) {
                 slot->to = 0;
                 return damaged(log, r, p, "the file ends before it");
             }
@@ -139,7 +144,8 @@ static uint8_t *read_room(struct log_read *r, uint32_t *room)
     return r->buffer + r->used;
 }
 
-static void run_end(struct log *log, struct log_read *r, struct run *run, const struct frame_header *frame, uint64_t sequence)
+static void run_end(struct log *log, struct log_read *r, struct run *run, const struct frame_header *frame,
+                    uint64_t sequence)
 {
     if (r->result == 0)
         r->first_sequence = run->first_sequence;
@@ -155,8 +161,9 @@ static void run_end(struct log *log, struct log_read *r, struct run *run, const 
 }
 
 /* Whole entries from record `first` on, `count` of them at most; `at` is where their payload begins. How many fitted. */
-static uint32_t emit_entries(struct log *log, struct log_read *r, const struct frame_header *frame, uint64_t epoch,
-                             uint32_t first, uint32_t count, const uint8_t *at, uint64_t sequence, uint32_t *bytes_left)
+static uint32_t emit_entries(struct log *log, struct log_read *r, const struct frame_header *frame,
+                             uint64_t epoch, uint32_t first, uint32_t count, const uint8_t *at,
+                             uint64_t sequence, uint32_t *bytes_left)
 {
     const struct entry_record *records = (const struct entry_record *)(const void *)(frame + 1) + first;
     uint32_t room, fitted = 0;
@@ -227,7 +234,8 @@ static bool emit_piece(struct log *log, struct log_read *r, const struct frame_h
         .epoch = epoch,
         .entry_bytes = piece->entry_bytes,
         .entry_offset = piece->entry_offset,
-        .flags = RUN_PIECE | (piece->entry_offset + length == piece->entry_bytes ? (uint32_t)RUN_LAST_PIECE : 0),
+        .flags =
+            RUN_PIECE | (piece->entry_offset + length == piece->entry_bytes ? (uint32_t)RUN_LAST_PIECE : 0),
         .payload_bytes = padded,
     };
     struct entry_record record[2] = {{.length = (uint32_t)length, .type = piece->type}};
@@ -257,7 +265,8 @@ static int serve_whole(struct log *log, struct log_read *r, const struct place *
     int got = frame_get(log, r, p, &frame);
     if (got != SERVED)
         return got;
-    if (frame->kind != FRAME_BATCH || frame->first_sequence != p->row.sequence || frame->entries != p->row.entries)
+    if (frame->kind != FRAME_BATCH || frame->first_sequence != p->row.sequence ||
+        frame->entries != p->row.entries)
         return damaged(log, r, p, "the frame of another batch");
     uint64_t sequence = r->next_sequence;
     uint32_t first = (uint32_t)(sequence - p->row.sequence);
@@ -265,7 +274,8 @@ static int serve_whole(struct log *log, struct log_read *r, const struct place *
     const uint8_t *at = payload_at(frame, first);
     const struct entry_record *record = (const struct entry_record *)(const void *)(frame + 1) + first;
     if (r->entry_offset == 0) {
-        uint32_t fitted = emit_entries(log, r, frame, p->segment->identity.epoch, first, count, at, sequence, bytes_left);
+        uint32_t fitted =
+            emit_entries(log, r, frame, p->segment->identity.epoch, first, count, at, sequence, bytes_left);
         r->next_sequence += fitted;
         if (fitted > 0)
             return fitted == count && *bytes_left > 0 ? SERVED : ENOUGH;
@@ -321,7 +331,8 @@ static struct segment *segment_by_number(struct log *log, uint64_t number, uint3
     return low < log->segment_count ? log->segments[low] : NULL; /* the first one not below it */
 }
 
-static bool chunk_row(const struct index_row *rows, uint32_t count, uint64_t stream, uint32_t chunk, struct index_row *out)
+static bool chunk_row(const struct index_row *rows, uint32_t count, uint64_t stream, uint32_t chunk,
+                      struct index_row *out)
 {
     for (uint32_t i = 0; i < count; i++) {
         if (rows[i].stream == stream && rows[i].chunk == chunk) {
@@ -333,8 +344,8 @@ static bool chunk_row(const struct index_row *rows, uint32_t count, uint64_t str
 }
 
 /* Chunks are named by stream and number; `from` is the segment where to begin looking. */
-static int chunk_find(struct log *log, const struct log_read *r, uint64_t stream, uint32_t chunk, uint64_t from, uint64_t last_segment,
-                      struct place *out)
+static int chunk_find(struct log *log, const struct log_read *r, uint64_t stream, uint32_t chunk,
+                      uint64_t from, uint64_t last_segment, struct place *out)
 {
     uint32_t index;
     if (segment_by_number(log, from, &index) == NULL)
@@ -360,8 +371,8 @@ static int chunk_find(struct log *log, const struct log_read *r, uint64_t stream
 
 /* Whole length of the entry of which `so_far` bytes lie up to the end of chunk c->chunk: the rows of the chunks behind it tell. A
  * chunk in which no entry ends is one piece. */
-static int entry_total(struct log *log, const struct log_read *r, const struct place *batch, const struct stream_cursor *c, uint64_t so_far,
-                       uint64_t *total)
+static int entry_total(struct log *log, const struct log_read *r, const struct place *batch,
+                       const struct stream_cursor *c, uint64_t so_far, uint64_t *total)
 {
     uint64_t segment = c->segment;
     for (uint32_t chunk = c->chunk + 1;; chunk++) {
@@ -379,15 +390,17 @@ static int entry_total(struct log *log, const struct log_read *r, const struct p
 }
 
 /* Record `i` of the chunk is where reading goes on: a run of whole entries, or a piece. */
-static int serve_record(struct log *log, struct log_read *r, const struct place *batch, const struct frame_header *frame, uint32_t i,
-                        const struct stream_cursor *c, uint64_t offset, uint32_t *bytes_left)
+static int serve_record(struct log *log, struct log_read *r, const struct place *batch,
+                        const struct frame_header *frame, uint32_t i, const struct stream_cursor *c,
+                        uint64_t offset, uint32_t *bytes_left)
 {
     const struct entry_record *record = (const struct entry_record *)(const void *)(frame + 1) + i;
     bool goes_on = (record->flags & ENTRY_CONTINUES) != 0;
     uint64_t epoch = batch->segment->identity.epoch;
     if (offset == 0 && r->entry_offset == 0 && !goes_on) {
         uint32_t count = (uint32_t)min_u64(frame->ended - i, r->end_sequence - r->next_sequence);
-        uint32_t fitted = emit_entries(log, r, frame, epoch, i, count, payload_at(frame, i), r->next_sequence, bytes_left);
+        uint32_t fitted =
+            emit_entries(log, r, frame, epoch, i, count, payload_at(frame, i), r->next_sequence, bytes_left);
         r->next_sequence += fitted;
         if (fitted > 0)
             return fitted == count && *bytes_left > 0 ? SERVED : ENOUGH;
@@ -427,7 +440,8 @@ static int serve_chunk(struct log *log, struct log_read *r, const struct place *
     next.chunk++;
     for (uint32_t i = 0; i < frame->entries; i++) {
         bool goes_on = (records[i].flags & ENTRY_CONTINUES) != 0;
-        bool inside = next.entry_offset <= r->entry_offset && (r->entry_offset - next.entry_offset < records[i].length || !goes_on);
+        bool inside = next.entry_offset <= r->entry_offset &&
+                      (r->entry_offset - next.entry_offset < records[i].length || !goes_on);
         if (next.entry == want && inside)
             return serve_record(log, r, batch, frame, i, c, next.entry_offset, bytes_left);
         if (goes_on && next.entry_offset == 0) {
@@ -455,7 +469,8 @@ static int serve_stream(struct log *log, struct log_read *r, const struct place 
             return got;
         if (last->kind != FRAME_LAST || last->first_sequence != batch->row.sequence)
             return damaged(log, r, batch, "the frame of another batch");
-        c = cursor_new(log, &(struct stream_cursor){.stream = batch->row.stream, .segment = last->first_segment});
+        c = cursor_new(log,
+                       &(struct stream_cursor){.stream = batch->row.stream, .segment = last->first_segment});
     }
     c->used = ++log->clock;
     struct place chunk;
@@ -544,7 +559,8 @@ static int locate(struct log *log, struct log_read *r, struct place *out)
             return need;
         r->search[2] = i + 1;
         const struct index_topic *it = index_image_topic(&s->image, t->id);
-        const struct index_row *row = it == NULL ? NULL : row_at(s->image.rows + it->first_row, it->rows, from);
+        const struct index_row *row =
+            it == NULL ? NULL : row_at(s->image.rows + it->first_row, it->rows, from);
         if (row != NULL) {
             *out = (struct place){s, *row};
             return SERVED;

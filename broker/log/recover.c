@@ -53,9 +53,11 @@ struct walk {
 static int damage(struct walk *w, const struct store_file *f, uint64_t offset, const char *what)
 {
     return error_set(w->err, -EBADMSG,
-                     "store %s: segment %llu (file " SEGMENT_FILE ") is damaged at offset %llu: %s; run \"walrus check %s\"",
-                     w->log->io->folder, (unsigned long long)f->header.number, (unsigned long long)f->file_number,
-                     (unsigned long long)offset, what, w->log->io->folder);
+                     "store %s: segment %llu (file " SEGMENT_FILE
+                     ") is damaged at offset %llu: %s; run \"walrus check %s\"",
+                     w->log->io->folder, (unsigned long long)f->header.number,
+                     (unsigned long long)f->file_number, (unsigned long long)offset, what,
+                     w->log->io->folder);
 }
 
 static void must_reach(struct walk *w, uint64_t group, const char *why)
@@ -76,10 +78,12 @@ static int checkpoint_restore(struct walk *w)
     const char *name;
     for (uint64_t i = 0; i < w->checkpoint.header.topics; i++) {
         if (!checkpoint_next_topic(&w->checkpoint, &at, &t, &name))
-            return error_set(w->err, -EBADMSG, "store %s: checkpoint has fewer topics than it says", log->io->folder);
+            return error_set(w->err, -EBADMSG, "store %s: checkpoint has fewer topics than it says",
+                             log->io->folder);
         int error = topic_restore(log, t.topic, t.level, name, t.name_bytes, t.next_sequence);
         if (error != 0)
-            return error_set(w->err, error, "store %s: checkpoint: topic %u: %s", log->io->folder, t.topic, strerror(-error));
+            return error_set(w->err, error, "store %s: checkpoint: topic %u: %s", log->io->folder, t.topic,
+                             strerror(-error));
     }
     if (log->next_topic < w->checkpoint.header.next_topic)
         log->next_topic = w->checkpoint.header.next_topic;
@@ -94,7 +98,8 @@ static int checkpoint_choose(struct walk *w)
         const char *why;
         int error = checkpoint_read(log->io, log->store_id, which, &view, &why);
         if (error != 0)
-            return error_set(w->err, error, "store %s: cannot read checkpoint-%u: %s", log->io->folder, which, strerror(-error));
+            return error_set(w->err, error, "store %s: cannot read checkpoint-%u: %s", log->io->folder, which,
+                             strerror(-error));
         if (why != NULL)
             log_say(log, SAY_WARNING, "checkpoint-%u does not count: %s", which, why);
         if (view.bytes == NULL)
@@ -118,11 +123,15 @@ static int checkpoint_segments(struct walk *w)
         const struct checkpoint_segment *s = &w->checkpoint.segments[i];
         struct store_file *f = store_find_file(w->list, s->file);
         if (f == NULL)
-            return error_set(w->err, -EBADMSG, "store %s: segment %llu (file " SEGMENT_FILE ") is missing; run \"walrus check %s\"",
-                             w->log->io->folder, (unsigned long long)s->number, (unsigned long long)s->file, w->log->io->folder);
+            return error_set(w->err, -EBADMSG,
+                             "store %s: segment %llu (file " SEGMENT_FILE
+                             ") is missing; run \"walrus check %s\"",
+                             w->log->io->folder, (unsigned long long)s->number, (unsigned long long)s->file,
+                             w->log->io->folder);
         if (f->size < s->end)
             return error_set(w->err, -EBADMSG,
-                             "store %s: segment %llu (file " SEGMENT_FILE ") is truncated (want %llu bytes, have %llu); run \"walrus check %s\"",
+                             "store %s: segment %llu (file " SEGMENT_FILE
+                             ") is truncated (want %llu bytes, have %llu); run \"walrus check %s\"",
                              w->log->io->folder, (unsigned long long)s->number, (unsigned long long)s->file,
                              (unsigned long long)s->end, (unsigned long long)f->size, w->log->io->folder);
         f->closed = f->used = true;
@@ -148,7 +157,8 @@ static int open_files(struct walk *w)
     }
     int error = (int)io_simple(log->io, IO_SYNC_DIRECTORY, NULL, NULL, NULL);
     if (error != 0)
-        return error_set(w->err, error, "store %s: cannot flush the folder: %s", log->io->folder, strerror(-error));
+        return error_set(w->err, error, "store %s: cannot flush the folder: %s", log->io->folder,
+                         strerror(-error));
     if (w->checkpoint.header.epoch > log->epoch)
         log->epoch = w->checkpoint.header.epoch;
     return 0;
@@ -187,14 +197,19 @@ static int build_chain(struct walk *w)
         if (error != 0)
             return error;
         if (f == NULL)
-            return error_set(w->err, -EBADMSG, "store %s: segment %llu is missing, or its header is damaged; run \"walrus check %s\"",
-                             w->log->io->folder, (unsigned long long)number, w->log->io->folder);
+            return error_set(
+                w->err, -EBADMSG,
+                "store %s: segment %llu is missing, or its header is damaged; run \"walrus check %s\"",
+                w->log->io->folder, (unsigned long long)number, w->log->io->folder);
         if (end != 0 && f->size < end)
             return error_set(w->err, -EBADMSG,
-                             "store %s: segment %llu (file " SEGMENT_FILE ") is truncated (want %llu bytes, have %llu); run \"walrus check %s\"",
-                             w->log->io->folder, (unsigned long long)number, (unsigned long long)f->file_number,
-                             (unsigned long long)end, (unsigned long long)f->size, w->log->io->folder);
-        w->chain[w->chain_count++] = (struct link){.file = f, .identity = segment_identity_of(&f->header), .end = end};
+                             "store %s: segment %llu (file " SEGMENT_FILE
+                             ") is truncated (want %llu bytes, have %llu); run \"walrus check %s\"",
+                             w->log->io->folder, (unsigned long long)number,
+                             (unsigned long long)f->file_number, (unsigned long long)end,
+                             (unsigned long long)f->size, w->log->io->folder);
+        w->chain[w->chain_count++] =
+            (struct link){.file = f, .identity = segment_identity_of(&f->header), .end = end};
         end = f->header.previous_end;
         number = number == stop ? 0 : f->header.previous_number;
     }
@@ -204,7 +219,9 @@ static int build_chain(struct walk *w)
         w->chain[w->chain_count - 1 - i] = swap;
     }
     if (stop != 0 && (w->chain_count == 0 || w->chain[0].file->header.number != stop))
-        return error_set(w->err, -EBADMSG, "store %s: segment %llu, which a checkpoint names, is not in the log any more; run \"walrus check %s\"",
+        return error_set(w->err, -EBADMSG,
+                         "store %s: segment %llu, which a checkpoint names, is not in the log any more; run "
+                         "\"walrus check %s\"",
                          w->log->io->folder, (unsigned long long)stop, w->log->io->folder);
     return 0;
 }
@@ -219,11 +236,15 @@ static int load(struct walk *w, const struct store_file *f, uint64_t offset, uin
     if (!there || (left < GROUP_MAX && w->loaded_to < f->size)) {
         uint64_t length = offset < f->size ? min_u64(WALK_BYTES, f->size - offset) : 0;
         uint32_t align = w->log->io->functions->file_align(w->log->io, f->file);
-        int64_t got = io_read_at(w->log->io, f->file, w->buffer, offset, align_up(length, align > 1 ? align : 1));
+        int64_t got =
+            io_read_at(w->log->io, f->file, w->buffer, offset, align_up(length, align > 1 ? align : 1));
         if (got < 0)
-            return error_set(w->err, (int)got, "store %s: segment %llu (file " SEGMENT_FILE "): cannot read at offset %llu: %s; nothing was decided",
-                             w->log->io->folder, (unsigned long long)f->header.number, (unsigned long long)f->file_number,
-                             (unsigned long long)offset, strerror((int)-got));
+            return error_set(w->err, (int)got,
+                             "store %s: segment %llu (file " SEGMENT_FILE
+                             "): cannot read at offset %llu: %s; nothing was decided",
+                             w->log->io->folder, (unsigned long long)f->header.number,
+                             (unsigned long long)f->file_number, (unsigned long long)offset,
+                             strerror((int)-got));
         w->loaded = f;
         w->loaded_from = offset;
         w->loaded_to = offset + (uint64_t)got;
@@ -247,7 +268,8 @@ static int note_placed(struct walk *w, uint32_t link, const struct group_header 
     return 0;
 }
 
-static int apply_group(struct walk *w, const struct store_file *f, const uint8_t *group, const struct group_header *g)
+static int apply_group(struct walk *w, const struct store_file *f, const uint8_t *group,
+                       const struct group_header *g)
 {
     struct log *log = w->log;
     const struct frame_header *frame = NULL;
@@ -272,9 +294,11 @@ static int apply_group(struct walk *w, const struct store_file *f, const uint8_t
             return damage(w, f, g->offset, "a batch of a topic that is not in the catalogue");
         if (frame->kind == FRAME_CHUNK)
             continue;
-        if (frame->first_sequence < t->next_sequence || frame->batch_entries == 0 || frame->batch_entries > MAX_BATCH_ENTRIES)
+        if (frame->first_sequence < t->next_sequence || frame->batch_entries == 0 ||
+            frame->batch_entries > MAX_BATCH_ENTRIES)
             return damage(w, f, g->offset, "a batch whose sequences were given before");
-        t->next_sequence = t->next_assign = t->written_next = t->durable_next = frame->first_sequence + frame->batch_entries;
+        t->next_sequence = t->next_assign = t->written_next = t->durable_next =
+            frame->first_sequence + frame->batch_entries;
     }
     return 0;
 }
@@ -290,15 +314,16 @@ static int look_behind(struct walk *w, const struct link *l, uint64_t tail)
         struct group_header g;
         if (have < sizeof g)
             break;
-        if (group_check_header(w->buffer + (at - w->loaded_from), &l->identity, at, l->file->size, &g) == GROUP_VALID)
+        if (group_check_header(w->buffer + (at - w->loaded_from), &l->identity, at, l->file->size, &g) ==
+            GROUP_VALID)
             must_reach(w, g.durable_upto, "a group behind it says so");
     }
     return 0;
 }
 
 /* Why the bytes at `at` are not the next group; NULL if they are. */
-static const char *next_group_fault(const struct walk *w, const struct link *l, const uint8_t *bytes, uint64_t at, uint64_t have,
-                                    struct group_header *g)
+static const char *next_group_fault(const struct walk *w, const struct link *l, const uint8_t *bytes,
+                                    uint64_t at, uint64_t have, struct group_header *g)
 {
     uint64_t limit = l->end != 0 ? l->end : l->file->size;
     if (have < sizeof *g || limit - at < sizeof *g)
@@ -363,7 +388,8 @@ static int walk_chain(struct walk *w)
             w->digest = c->digest;
             w->known = c->group;
             w->start_offset = c->offset;
-            if (c->offset < h->block || c->offset % h->block != 0 || c->offset > f->size || (w->chain[0].end != 0 && c->offset > w->chain[0].end))
+            if (c->offset < h->block || c->offset % h->block != 0 || c->offset > f->size ||
+                (w->chain[0].end != 0 && c->offset > w->chain[0].end))
                 return damage(w, f, c->offset, "a checkpoint names a place that the segment does not have");
         } else if (i == 0) {
             if (h->previous_number != 0 || h->first_group != 1)
@@ -384,38 +410,55 @@ static int walk_chain(struct walk *w)
     if (w->need >= w->next_group) {
         const struct link *l = &w->chain[w->chain_count - 1];
         char what[160];
-        snprintf(what, sizeof what, "group %llu was committed and is not there (%s)", (unsigned long long)w->next_group, w->need_why);
+        snprintf(what, sizeof what, "group %llu was committed and is not there (%s)",
+                 (unsigned long long)w->next_group, w->need_why);
         return damage(w, l->file, w->tail, what);
     }
     return 0;
 }
 
-/* A file whose header does not count may be one whose header write was torn (then what lies behind it is copies of groups that
- * are still in the old chain), or a segment of the log whose header has rotted: then its groups go beyond the chain. */
-static int lost_headers(struct walk *w)
+/* A file whose header does not count may be one whose header write was torn: what lies behind it is copies of groups, and they say
+ * that no more was durable than the chain has. Or it is a segment of the log whose header has rotted: then its groups, which were
+ * written one after the other's flush, say that more was. Nothing of them can be verified without the salt; as evidence it is enough. */
+static int lost_header(struct walk *w, const struct store_file *f, uint64_t at)
 {
-    for (size_t i = 0; i < w->list->count; i++) {
-        struct store_file *f = &w->list->files[i];
-        if (f->closed || f->valid)
-            continue;
-        for (uint64_t at = BLOCK_MIN; at <= BLOCK_MAX && at < f->size; at *= 2) {
-            struct group_header g;
-            int64_t got = io_read_at(w->log->io, f->file, w->buffer, at, BLOCK_MIN);
-            w->loaded = NULL;
-            if (got < 0)
-                return error_set(w->err, (int)got, "store %s: cannot read file " SEGMENT_FILE ": %s; nothing was decided",
-                                 w->log->io->folder, (unsigned long long)f->file_number, strerror((int)-got));
-            if (got < (int64_t)sizeof g)
-                break;
-            memcpy(&g, w->buffer, sizeof g);
-            if (g.magic == GROUP_MAGIC && g.offset == at && g.number >= w->next_group)
-                return error_set(w->err, -EBADMSG,
-                                 "store %s: the header of file " SEGMENT_FILE " is damaged, and group %llu lies behind it; run \"walrus check %s\"",
-                                 w->log->io->folder, (unsigned long long)f->file_number, (unsigned long long)g.number,
-                                 w->log->io->folder);
-        }
+    for (unsigned steps = 0; steps < 64 && at < f->size; steps++) {
+        struct group_header g;
+        int64_t got = io_read_at(w->log->io, f->file, w->buffer, at, BLOCK_MIN);
+        w->loaded = NULL;
+        if (got < 0)
+            return error_set(w->err, (int)got,
+                             "store %s: cannot read file " SEGMENT_FILE ": %s; nothing was decided",
+                             w->log->io->folder, (unsigned long long)f->file_number, strerror((int)-got));
+        if (got < (int64_t)sizeof g)
+            return 0;
+        memcpy(&g, w->buffer, sizeof g);
+        if (g.magic != GROUP_MAGIC || g.offset != at || g.length == 0 || g.length > GROUP_MAX ||
+            g.length % BLOCK_MIN != 0)
+            return 0;
+        if (g.durable_upto >= w->next_group)
+            return error_set(
+                w->err, -EBADMSG,
+                "store %s: the header of file " SEGMENT_FILE
+                " is damaged, and group %llu, which was committed, lies behind it; run \"walrus check %s\"",
+                w->log->io->folder, (unsigned long long)f->file_number, (unsigned long long)g.durable_upto,
+                w->log->io->folder);
+        at += g.length;
     }
     return 0;
+}
+
+static int lost_headers(struct walk *w)
+{
+    int error = 0;
+    for (size_t i = 0; i < w->list->count && error == 0; i++) {
+        const struct store_file *f = &w->list->files[i];
+        if (f->closed || f->valid)
+            continue;
+        for (uint64_t at = BLOCK_MIN; at <= BLOCK_MAX && error == 0; at *= 2)
+            error = lost_header(w, f, at);
+    }
+    return error;
 }
 
 /* ------------------------------------------------------------------------------------------------ 6. to 8. the decision */
@@ -431,18 +474,26 @@ static int keep_chain(struct walk *w, uint32_t keep, uint64_t end)
 {
     for (uint64_t i = 0; i < w->checkpoint.header.segments; i++) {
         const struct checkpoint_segment *c = &w->checkpoint.segments[i];
-        int error = push(w, (struct segment){.number = c->number, .file_number = c->file, .length = c->end, .end = c->end,
-                                             .first_group = c->first_group, .cut = true});
+        int error = push(w, (struct segment){.number = c->number,
+                                             .file_number = c->file,
+                                             .length = c->end,
+                                             .end = c->end,
+                                             .first_group = c->first_group,
+                                             .cut = true});
         if (error != 0)
             return error;
     }
     for (uint32_t i = 0; i < keep; i++) {
         struct link *l = &w->chain[i];
         l->file->used = true;
-        int error = push(w, (struct segment){.number = l->file->header.number, .file_number = l->file->file_number,
-                                             .length = l->file->size, .end = i + 1 == keep ? end : l->end,
-                                             .first_group = l->file->header.first_group, .identity = l->identity,
-                                             .known = true, .file = l->file->file});
+        int error = push(w, (struct segment){.number = l->file->header.number,
+                                             .file_number = l->file->file_number,
+                                             .length = l->file->size,
+                                             .end = i + 1 == keep ? end : l->end,
+                                             .first_group = l->file->header.first_group,
+                                             .identity = l->identity,
+                                             .known = true,
+                                             .file = l->file->file});
         if (error != 0)
             return error;
     }
@@ -469,8 +520,9 @@ static int void_blanks(struct walk *w)
         if (error == 0)
             error = (int)io_simple(log->io, IO_FLUSH, f->file, NULL, NULL);
         if (error != 0)
-            return error_set(w->err, error, "store %s: cannot make the header of file " SEGMENT_FILE " void: %s", log->io->folder,
-                             (unsigned long long)f->file_number, strerror(-error));
+            return error_set(w->err, error,
+                             "store %s: cannot make the header of file " SEGMENT_FILE " void: %s",
+                             log->io->folder, (unsigned long long)f->file_number, strerror(-error));
         bool whole = f->size == block || f->size >= log->options.segment_bytes || f->size >= SEGMENT_SMALL;
         if (whole && f->size % block == 0 && log->pool.count < POOL_MAX) {
             pool_put(log, (struct spare){.file_number = f->file_number, .length = f->size, .file = f->file});
@@ -490,8 +542,8 @@ static int take_file(struct walk *w, uint64_t copies, struct spare *out)
         large |= log->pool.ready[i].length >= need + GROUP_MAX;
     if (!large) {
         struct error later = {0};
-        if (pool_make_now(log, max_u64(pool_segment_length(log), align_up(need + GROUP_MAX, BLOCK_MAX)), w->chain_count == 0, out,
-                          &later) == 0)
+        if (pool_make_now(log, max_u64(pool_segment_length(log), align_up(need + GROUP_MAX, BLOCK_MAX)),
+                          w->chain_count == 0, out, &later) == 0)
             return 0;
         if (later.code != -ENOSPC && later.code != -EDQUOT)
             return *w->err = later, later.code;
@@ -499,8 +551,9 @@ static int take_file(struct walk *w, uint64_t copies, struct spare *out)
         log->pool.error = -ENOSPC;
     }
     if (!pool_take(log, large ? need + GROUP_MAX : need, true, out) || out->length < need)
-        return error_set(w->err, -ENOSPC, "store %s: no space for a new segment (%llu bytes); free some space on the disk", log->io->folder,
-                         (unsigned long long)need);
+        return error_set(w->err, -ENOSPC,
+                         "store %s: no space for a new segment (%llu bytes); free some space on the disk",
+                         log->io->folder, (unsigned long long)need);
     return 0;
 }
 
@@ -520,24 +573,32 @@ static int copy_groups(struct walk *w, uint32_t first, struct segment *to)
         if (have < p->length)
             return damage(w, l->file, p->offset, "it changed while the start read it");
         memcpy(group, w->buffer + (p->offset - w->loaded_from), p->length);
-        if (group_check_header(group, &l->identity, p->offset, l->file->size, &g) != GROUP_VALID || g.number != p->number ||
-            g.length != p->length || group_check_body(group, &g, &l->identity) != GROUP_VALID)
+        if (group_check_header(group, &l->identity, p->offset, l->file->size, &g) != GROUP_VALID ||
+            g.number != p->number || g.length != p->length ||
+            group_check_body(group, &g, &l->identity) != GROUP_VALID)
             return damage(w, l->file, p->offset, "it changed while the start read it");
         for (uint32_t at = sizeof g; at < g.used;) {
             struct frame_header *frame = (struct frame_header *)(void *)(group + at);
             frame_fill(frame, to->identity.seed);
             at += frame->header_bytes + frame->payload_bytes;
         }
-        struct group_facts facts = {.number = g.number, .offset = to->end, .durable_upto = known, .time_ns = g.time_ns,
-                                    .previous = w->digest, .used = g.used, .frames = g.frames};
+        struct group_facts facts = {.number = g.number,
+                                    .offset = to->end,
+                                    .durable_upto = known,
+                                    .time_ns = g.time_ns,
+                                    .previous = w->digest,
+                                    .used = g.used,
+                                    .frames = g.frames};
         group_fill(group, &to->identity, &facts);
         const struct group_header *out = (const struct group_header *)(const void *)group;
         error = io_write_full(log->io, to->file, group, to->end, out->length);
         if (error != 0)
-            return error_set(w->err, error, "store %s: cannot copy group %llu: %s", log->io->folder, (unsigned long long)g.number, strerror(-error));
+            return error_set(w->err, error, "store %s: cannot copy group %llu: %s", log->io->folder,
+                             (unsigned long long)g.number, strerror(-error));
         const struct frame_header *frame = NULL;
         while ((frame = group_next_frame(group, out, frame)) != NULL)
-            if (frame->kind != FRAME_TOPIC && index_add(log, topic_by_id(log, frame->topic), frame, to->end) != 0)
+            if (frame->kind != FRAME_TOPIC &&
+                index_add(log, topic_by_id(log, frame->topic), frame, to->end) != 0)
                 return error_set(w->err, -ENOMEM, "store %s: out of memory", log->io->folder);
         w->digest = digest_of(to->identity.seed, group, sizeof g);
         to->end += out->length;
@@ -558,8 +619,9 @@ static int header_write(struct walk *w, const struct segment_header *header, str
     if (error == 0)
         error = (int)io_simple(log->io, IO_FLUSH, file, NULL, NULL);
     if (error != 0)
-        return error_set(w->err, error, "store %s: cannot write the header of segment %llu: %s; nothing was decided", log->io->folder,
-                         (unsigned long long)header->number, strerror(-error));
+        return error_set(w->err, error,
+                         "store %s: cannot write the header of segment %llu: %s; nothing was decided",
+                         log->io->folder, (unsigned long long)header->number, strerror(-error));
     return 0;
 }
 
@@ -581,7 +643,8 @@ static int decide(struct walk *w)
     h.first_group = first < w->placed_count ? w->placed[first].number : w->next_group;
     h.previous_digest = first < w->placed_count ? w->placed[first].before : w->digest;
     if (last != NULL) {
-        if (end <= last->identity.block) { /* case B: none of its groups is proved, so perhaps it is not either */
+        if (end <=
+            last->identity.block) { /* case B: none of its groups is proved, so perhaps it is not either */
             keep--;
             h.previous_number = last->file->header.previous_number;
             end = last->file->header.previous_end;
@@ -616,8 +679,14 @@ static int decide(struct walk *w)
     h.length = spare.length;
     h.oldest_number = log->segment_count > 0 ? log->segments[0]->number : h.number;
     segment_header_fill(&h);
-    struct segment s = {.number = h.number, .file_number = spare.file_number, .length = spare.length, .end = log->block,
-                        .first_group = h.first_group, .identity = segment_identity_of(&h), .known = true, .file = spare.file};
+    struct segment s = {.number = h.number,
+                        .file_number = spare.file_number,
+                        .length = spare.length,
+                        .end = log->block,
+                        .first_group = h.first_group,
+                        .identity = segment_identity_of(&h),
+                        .known = true,
+                        .file = spare.file};
     w->digest = h.previous_digest;
     error = copy_groups(w, first, &s);
     if (error == 0)
@@ -658,7 +727,8 @@ int recover(struct log *log, struct store_list *list, struct error *err)
     struct walk w = {.log = log, .list = list, .err = err, .next_group = 1};
     log->pool.next_file = list->highest_file + 1;
     w.buffer = log_aligned(WALK_BYTES);
-    int error = w.buffer == NULL ? error_set(err, -ENOMEM, "store %s: out of memory", log->io->folder) : checkpoint_choose(&w);
+    int error = w.buffer == NULL ? error_set(err, -ENOMEM, "store %s: out of memory", log->io->folder)
+                                 : checkpoint_choose(&w);
     if (error == 0)
         error = checkpoint_segments(&w);
     if (error == 0)
@@ -666,7 +736,9 @@ int recover(struct log *log, struct store_list *list, struct error *err)
     if (error == 0)
         error = build_chain(&w);
     if (error == 0 && w.chain_count == 0 && w.need > 0)
-        error = error_set(err, -EBADMSG, "store %s: a checkpoint is there, but no segment; run \"walrus check %s\"", log->io->folder, log->io->folder);
+        error = error_set(err, -EBADMSG,
+                          "store %s: a checkpoint is there, but no segment; run \"walrus check %s\"",
+                          log->io->folder, log->io->folder);
     if (error == 0 && w.chain_count > 0)
         error = walk_chain(&w);
     if (error == 0)
@@ -678,8 +750,11 @@ int recover(struct log *log, struct store_list *list, struct error *err)
         log->last_digest = w.digest;
         log->durable_upto = w.next_group - 1;
         if (log->stats.start_bytes_cut != 0)
-            log_say(log, SAY_NOTICE, "the tail of segment %llu was cut at offset %llu: an unfinished group, answered to nobody",
-                    (unsigned long long)w.chain[w.chain_count - 1].file->header.number, (unsigned long long)w.tail);
+            log_say(
+                log, SAY_NOTICE,
+                "the tail of segment %llu was cut at offset %llu: an unfinished group, answered to nobody",
+                (unsigned long long)w.chain[w.chain_count - 1].file->header.number,
+                (unsigned long long)w.tail);
         tidy(&w);
     }
     free(w.buffer);

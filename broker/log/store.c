@@ -16,7 +16,8 @@
 
 /* ------------------------------------------------------------------------------------------------ blocking helpers */
 
-int64_t io_simple(struct io *io, enum io_kind kind, struct io_file *file, const char *name, const char *new_name)
+int64_t io_simple(struct io *io, enum io_kind kind, struct io_file *file, const char *name,
+                  const char *new_name)
 {
     struct io_op op = {.kind = kind, .background = true, .file = file, .name = name, .new_name = new_name};
     return io_run(io, &op);
@@ -24,7 +25,8 @@ int64_t io_simple(struct io *io, enum io_kind kind, struct io_file *file, const 
 
 int io_open_file(struct io *io, const char *name, bool create, uint32_t flags, struct io_file **file)
 {
-    struct io_op op = {.kind = create ? IO_CREATE : IO_OPEN, .background = true, .flags = flags, .name = name};
+    struct io_op op = {
+        .kind = create ? IO_CREATE : IO_OPEN, .background = true, .flags = flags, .name = name};
     int error = (int)io_run(io, &op);
     if (error == 0)
         *file = op.file;
@@ -35,7 +37,11 @@ int64_t io_read_at(struct io *io, struct io_file *file, void *buffer, uint64_t o
 {
     uint64_t done = 0;
     while (done < length) {
-        struct io_op op = {.kind = IO_READ, .file = file, .buffer = (uint8_t *)buffer + done, .offset = offset + done, .length = length - done};
+        struct io_op op = {.kind = IO_READ,
+                           .file = file,
+                           .buffer = (uint8_t *)buffer + done,
+                           .offset = offset + done,
+                           .length = length - done};
         int64_t got = io_run(io, &op);
         if (got < 0)
             return got;
@@ -50,7 +56,11 @@ int io_write_full(struct io *io, struct io_file *file, void *buffer, uint64_t of
 {
     uint64_t done = 0;
     while (done < length) {
-        struct io_op op = {.kind = IO_WRITE, .file = file, .buffer = (uint8_t *)buffer + done, .offset = offset + done, .length = length - done};
+        struct io_op op = {.kind = IO_WRITE,
+                           .file = file,
+                           .buffer = (uint8_t *)buffer + done,
+                           .offset = offset + done,
+                           .length = length - done};
         int64_t put = io_run(io, &op);
         if (put < 0)
             return (int)put;
@@ -123,6 +133,10 @@ void store_list_free(struct store_list *list)
 static void sort_entry(struct store_list *list, const struct io_entry *e)
 {
     uint64_t number;
+    bool ours = number_name(e->name, ".segment", &number) || strcmp(e->name, STORE_FILE) == 0 ||
+                strcmp(e->name, "checkpoint-0") == 0 || strcmp(e->name, "checkpoint-1") == 0;
+    if (ours && !e->regular)
+        snprintf(list->not_a_file, sizeof list->not_a_file, "%.60s", e->name);
     if (strcmp(e->name, STORE_FILE) == 0) {
         list->has_store = true;
         list->empty = false;
@@ -162,8 +176,17 @@ int store_list_read(struct io *io, struct store_list *list, struct error *err)
     }
     for (size_t i = 0; i < count; i++)
         sort_entry(list, &entries[i]);
-    qsort(list->files, list->count, sizeof *list->files, by_file_number);
     free(entries);
+    if (list->not_a_file[0] != 0) {
+        error_set(
+            err, -EBADMSG,
+            "store %s: %s is not a regular file; put the file itself there (a store lies in one folder)",
+            io->folder, list->not_a_file);
+        store_list_free(list);
+        return -EBADMSG;
+    }
+    if (list->count > 0)
+        qsort(list->files, list->count, sizeof *list->files, by_file_number);
     return 0;
 }
 
@@ -184,7 +207,8 @@ void store_id_format(const uint8_t store_id[16], char text[33])
 static int not_a_store(struct io *io, const struct store_list *list, struct error *err)
 {
     return error_set(err, -ENOTEMPTY,
-                     "store %s: the folder is not empty and not a Walrus store (no " STORE_FILE "; it holds \"%s\"); give an empty folder",
+                     "store %s: the folder is not empty and not a Walrus store (no " STORE_FILE
+                     "; it holds \"%s\"); give an empty folder",
                      io->folder, list->foreign[0] != 0 ? list->foreign : "segment files");
 }
 
@@ -195,16 +219,20 @@ int store_identity_read(struct io *io, uint8_t store_id[16], struct error *err)
     struct store_header header;
     int error = io_load(io, STORE_FILE, 1 << 20, &bytes, &size);
     if (error != 0)
-        return error_set(err, error, "store %s: cannot read " STORE_FILE ": %s", io->folder, strerror(-error));
+        return error_set(err, error, "store %s: cannot read " STORE_FILE ": %s", io->folder,
+                         strerror(-error));
     memset(&header, 0, sizeof header);
     memcpy(&header, bytes, size < sizeof header ? size : sizeof header);
     free(bytes);
     if (header.magic == STORE_MAGIC && header.version > FORMAT_VERSION)
-        return error_set(err, -EPROTONOSUPPORT, "store %s: it has format version %u, this program knows %u; use a newer walrusd",
+        return error_set(err, -EPROTONOSUPPORT,
+                         "store %s: it has format version %u, this program knows %u; use a newer walrusd",
                          io->folder, header.version, FORMAT_VERSION);
     if (header.magic != STORE_MAGIC || header.version != FORMAT_VERSION ||
         header.crc != crc32c(0, &header, offsetof(struct store_header, crc)))
-        return error_set(err, -EBADMSG, "store %s: " STORE_FILE " is damaged; restore it from a backup (it never changes)", io->folder);
+        return error_set(err, -EBADMSG,
+                         "store %s: " STORE_FILE " is damaged; restore it from a backup (it never changes)",
+                         io->folder);
     memcpy(store_id, header.store_id, 16);
     return 0;
 }
@@ -256,11 +284,14 @@ int store_open(struct log *log, struct store_list *list, struct error *err)
     int64_t holder = 0;
     error = io->functions->claim(io, CLAIM_FILE, &holder);
     if (error == -EWOULDBLOCK)
-        return error_set(err, -EBUSY, "store %s: it is held by process %lld; stop that broker or choose another --data-dir",
-                         io->folder, (long long)holder);
+        return error_set(
+            err, -EBUSY,
+            "store %s: it is held by process %lld; stop that broker or choose another --data-dir", io->folder,
+            (long long)holder);
     if (error != 0)
-        return error_set(err, error, "store %s: cannot claim it (" CLAIM_FILE "): %s%s", io->folder, strerror(-error),
-                         error == -EROFS || error == -EACCES ? "; the broker must be able to write there" : "");
+        return error_set(
+            err, error, "store %s: cannot claim it (" CLAIM_FILE "): %s%s", io->folder, strerror(-error),
+            error == -EROFS || error == -EACCES ? "; the broker must be able to write there" : "");
     error = store_list_read(io, list, err);
     if (error == 0 && !list->has_store)
         error = list->empty ? identity_create(log, err) : not_a_store(io, list, err);
@@ -275,7 +306,8 @@ int store_open(struct log *log, struct store_list *list, struct error *err)
 
 /* ------------------------------------------------------------------------------------------------ segment files */
 
-const char *segment_header_fault(const struct segment_header *h, const uint8_t store_id[16], uint64_t file_number)
+const char *segment_header_fault(const struct segment_header *h, const uint8_t store_id[16],
+                                 uint64_t file_number)
 {
     if (h->magic != SEGMENT_MAGIC || h->crc != crc32c(0, h, offsetof(struct segment_header, crc)))
         return "its header is damaged";
@@ -285,9 +317,9 @@ const char *segment_header_fault(const struct segment_header *h, const uint8_t s
         return "it belongs to another store";
     if (h->file != file_number)
         return "it is a copy of another file, or was renamed";
-    if (!is_power_of_two(h->block) || h->block < 512 || h->block > BLOCK_MAX || h->number == 0 || h->epoch == 0 ||
-        h->length < h->block || h->length > SEGMENT_MAX || h->previous_number >= h->number || h->first_group == 0 ||
-        h->previous_end > SEGMENT_MAX || !all_zero(h->reserved, sizeof h->reserved))
+    if (!is_power_of_two(h->block) || h->block < 512 || h->block > BLOCK_MAX || h->number == 0 ||
+        h->epoch == 0 || h->length < h->block || h->length > SEGMENT_MAX || h->previous_number >= h->number ||
+        h->first_group == 0 || h->previous_end > SEGMENT_MAX || !all_zero(h->reserved, sizeof h->reserved))
         return "its header makes no sense";
     return NULL;
 }
@@ -308,12 +340,13 @@ struct segment_identity segment_identity_of(const struct segment_header *h)
     };
 }
 
-int store_header_read(struct io *io, struct store_file *f, const uint8_t store_id[16], uint8_t *block, struct error *err)
+int store_header_read(struct io *io, struct store_file *f, const uint8_t store_id[16], uint8_t *block,
+                      struct error *err)
 {
     int64_t got = io_read_at(io, f->file, block, 0, BLOCK_MIN);
     if (got < 0)
-        return error_set(err, (int)got, "store %s: cannot read the header of file " SEGMENT_FILE ": %s", io->folder,
-                         (unsigned long long)f->file_number, strerror((int)-got));
+        return error_set(err, (int)got, "store %s: cannot read the header of file " SEGMENT_FILE ": %s",
+                         io->folder, (unsigned long long)f->file_number, strerror((int)-got));
     if (got < (int64_t)sizeof f->header) {
         f->blank = true; /* a file that was never finished: no group was ever in it */
         return 0;
@@ -325,13 +358,16 @@ int store_header_read(struct io *io, struct store_file *f, const uint8_t store_i
     const char *fault = segment_header_fault(&f->header, store_id, f->file_number);
     f->valid = fault == NULL;
     /* A header that was written whole but is not one of this file at this place is no torn write: say so. */
-    if (!f->valid && f->header.magic == SEGMENT_MAGIC && f->header.crc == crc32c(0, &f->header, offsetof(struct segment_header, crc)))
-        return error_set(err, -EBADMSG, "store %s: file " SEGMENT_FILE ": %s; move it out of the folder, or restore it", io->folder,
-                         (unsigned long long)f->file_number, fault);
+    if (!f->valid && f->header.magic == SEGMENT_MAGIC &&
+        f->header.crc == crc32c(0, &f->header, offsetof(struct segment_header, crc)))
+        return error_set(err, -EBADMSG,
+                         "store %s: file " SEGMENT_FILE ": %s; move it out of the folder, or restore it",
+                         io->folder, (unsigned long long)f->file_number, fault);
     return 0;
 }
 
-int store_file_open(struct log *log, struct store_file *f, uint8_t *block, int64_t give_up_at, struct error *err)
+int store_file_open(struct log *log, struct store_file *f, uint8_t *block, int64_t give_up_at,
+                    struct error *err)
 {
     struct io *io = log->io;
     char name[32];
@@ -346,7 +382,8 @@ int store_file_open(struct log *log, struct store_file *f, uint8_t *block, int64
         said = true;
         if (io_now(io) >= give_up_at)
             return error_set(err, -ETIMEDOUT,
-                             "store %s: %s is still locked: the I/O of a killed broker does not end, or another program holds the file",
+                             "store %s: %s is still locked: the I/O of a killed broker does not end, or "
+                             "another program holds the file",
                              io->folder, name);
         io->functions->sleep(io, LOCK_POLL);
     }
@@ -354,8 +391,10 @@ int store_file_open(struct log *log, struct store_file *f, uint8_t *block, int64
         return error_set(err, error, "store %s: cannot lock %s: %s", io->folder, name, strerror(-error));
     error = (int)io_simple(io, IO_FLUSH, f->file, NULL, NULL);
     if (error != 0)
-        return error_set(err, error, "store %s: cannot flush %s: %s; nothing was decided, start again when the device is well",
-                         io->folder, name, strerror(-error));
+        return error_set(
+            err, error,
+            "store %s: cannot flush %s: %s; nothing was decided, start again when the device is well",
+            io->folder, name, strerror(-error));
     f->size = io->functions->file_size(io, f->file);
     return store_header_read(io, f, log->store_id, block, err);
 }
