@@ -183,6 +183,7 @@ static void name_frames(struct check *c, const uint8_t *group, const struct grou
                         const struct segment_identity *identity)
 {
     uint32_t at = sizeof *g;
+    uint64_t before = c->report->damaged;
     for (uint32_t i = 0; i < g->frames; i++) {
         const struct frame_header *frame = (const struct frame_header *)(const void *)(group + at);
         if (!frame_check(frame, g->used - at, identity->seed, true)) {
@@ -197,6 +198,10 @@ static void name_frames(struct check *c, const uint8_t *group, const struct grou
         }
         at += frame->header_bytes + frame->payload_bytes;
     }
+    if (c->report->damaged == before)
+        tell(c, FINDING_DAMAGE, g->offset + g->used, NULL,
+             "the padding of a committed group, or the sum over its frames, does not check out; restore the "
+             "file from a backup");
 }
 
 /* Behind a group whose header is damaged: the next place where a valid one stands, or `limit`. */
@@ -217,6 +222,80 @@ static int resync(struct check *c, const struct segment_identity *identity, uint
     return 0;
 }
 
+/* The newest segment has no valid group at `*at`, and nothing so far says that there was one. A valid group behind it may: then
+ * *at is moved there and *more is true. */
+static int judge_tail(struct check *c, const struct segment_identity *identity, uint64_t limit, uint64_t *at,
+                      bool *more)
+{
+    const uint8_t *bytes;
+    uint64_t have, next = *at, behind = min_u64(limit, *at + CHECK_BYTES);
+    *more = false;
+    int error = load(c, *at, &bytes, &have);
+    if (error != 0)
+        return error;
+    bool blank = all_zero(bytes, have < identity->block ? have : identity->block);
+    uint64_t expected = c->next_group;
+    error = resync(c, identity, behind, &next);
+    if (error == 0 && next < behind)
+        error = load(c, next, &bytes, &have);
+    if (error != 0)
+        return error;
+    struct group_header g;
+    if (next < behind) {
+        memcpy(&g, bytes, sizeof g);
+        if (g.durable_upto >= expected) {
+            tell(c, FINDING_DAMAGE, *at, NULL,
+                 "a committed group is damaged: a group behind it says that it was flushed");
+            *at = next;
+            *more = true;
+            return 0;
+        }
+    }
+    if (expected <= c->proved)
+        tell(c, FINDING_DAMAGE, *at, NULL,
+             "a committed group is not there: a checkpoint or header says that it was flushed");
+    else if (!blank)
+        tell(c, FINDING_TORN, *at, NULL, "an unfinished group at the tail; the next start cuts it");
+    return 0;
+}
+
+/* What to do with the bytes at `*at`: counts a sound group, names a damaged one, and moves *at behind it. *more: go on. */
+static int walk_group(struct check *c, const struct segment_identity *identity, bool newest, uint64_t limit,
+                      uint64_t *at, bool *more)
+{
+    const uint8_t *bytes;
+    uint64_t have;
+    struct group_header g = {0};
+    int error = load(c, *at, &bytes, &have);
+    if (error != 0)
+        return error;
+    bool valid = have >= sizeof g && group_check_header(bytes, identity, *at, limit, &g) == GROUP_VALID;
+    bool follows =
+        valid && (c->resync || (g.number == c->next_group && digest_equal(g.previous_digest, c->digest)));
+    bool sound = follows && g.length <= have && group_check_body(bytes, &g, identity) == GROUP_VALID;
+    if (!sound && newest && !(follows && g.number <= c->proved))
+        return judge_tail(c, identity, limit, at, more);
+    *more = true;
+    if (sound) {
+        error = count_group(c, bytes, &g);
+        if (error != 0)
+            return error;
+        c->proved = max_u64(c->proved, g.durable_upto);
+    } else if (follows && g.length <= have) {
+        name_frames(c, bytes, &g, identity);
+    } else {
+        tell(c, FINDING_DAMAGE, *at, NULL,
+             "no valid group where one was committed; restore the file from a backup");
+        return resync(c, identity, limit, at);
+    }
+    c->resync = false;
+    c->next_group = g.number + 1;
+    c->digest = digest_of(identity->seed, bytes, sizeof g);
+    *at += g.length;
+    return 0;
+}
+
+/* `end`: where the successor says it ends; 0: the newest. */
 static int walk_segment(struct check *c, struct store_file *f, uint64_t end)
 {
     struct segment_identity identity = segment_identity_of(&f->header);
@@ -231,65 +310,16 @@ static int walk_segment(struct check *c, struct store_file *f, uint64_t end)
         tell(c, FINDING_DAMAGE, f->size, NULL, text);
         limit = f->size;
     }
-    while (at < limit) {
-        const uint8_t *bytes;
-        uint64_t have;
-        struct group_header g = {0};
-        int error = load(c, at, &bytes, &have);
+    bool more = true;
+    while (at < limit && more) {
+        int error = walk_group(c, &identity, end == 0, limit, &at, &more);
         if (error != 0)
             return error;
-        enum group_verdict verdict =
-            have < sizeof g ? GROUP_INVALID : group_check_header(bytes, &identity, at, limit, &g);
-        bool follows =
-            verdict == GROUP_VALID &&
-            (c->resync || (g.number == c->next_group && digest_equal(g.previous_digest, c->digest)));
-        bool sound = follows && g.length <= have && group_check_body(bytes, &g, &identity) == GROUP_VALID;
-        if (!sound && end == 0 && !(follows && g.number <= c->proved)) {
-            uint64_t tail = at;
-            bool blank = have >= sizeof g && all_zero(bytes, have < identity.block ? have : identity.block);
-            uint64_t next = at;
-            error = resync(c, &identity, min_u64(limit, at + CHECK_BYTES), &next);
-            if (error != 0)
-                return error;
-            if (next < min_u64(limit, at + CHECK_BYTES)) {
-                error = load(c, next, &bytes, &have);
-                if (error != 0)
-                    return error;
-                memcpy(&g, bytes, sizeof g);
-                if (g.durable_upto >= c->next_group) {
-                    tell(c, FINDING_DAMAGE, tail, NULL,
-                         "a committed group is damaged: a group behind it says that it was flushed");
-                    at = next;
-                    continue;
-                }
-            }
-            if (c->next_group <= c->proved)
-                tell(c, FINDING_DAMAGE, tail, NULL,
-                     "a committed group is not there: a checkpoint or header says that it was flushed");
-            else if (!blank)
-                tell(c, FINDING_TORN, tail, NULL, "an unfinished group at the tail; the next start cuts it");
-            return 0;
-        }
-        if (sound) {
-            error = count_group(c, bytes, &g);
-            if (error != 0)
-                return error;
-            c->proved = max_u64(c->proved, g.durable_upto);
-        } else if (follows && g.length <= have) {
-            name_frames(c, bytes, &g, &identity);
-        } else {
-            tell(c, FINDING_DAMAGE, at, NULL,
-                 "no valid group where one was committed; restore the file from a backup");
-            error = resync(c, &identity, limit, &at);
-            if (error != 0)
-                return error;
-            continue;
-        }
-        c->resync = false;
-        c->next_group = g.number + 1;
-        c->digest = digest_of(identity.seed, bytes, sizeof g);
-        at += g.length;
     }
+    if (end == 0 && more && !c->resync && c->next_group <= c->proved)
+        tell(c, FINDING_DAMAGE, at, NULL,
+             "the log ends here, but a checkpoint or header says that more was flushed: a segment is "
+             "missing, or its header is damaged");
     return 0;
 }
 
