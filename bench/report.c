@@ -29,6 +29,12 @@ static const char *space_name(const struct row *row)
     return row->sustained ? "sustained" : "beyond the prepared space";
 }
 
+/* Somebody else was at work: neither a goal met nor one missed proves anything. */
+static bool disturbed(const struct row *row)
+{
+    return row->other_cores_before > DISTURBED_CORES;
+}
+
 static void command_line(const struct bench *bench, char *out, size_t size)
 {
     size_t used = 0;
@@ -123,6 +129,8 @@ static json_t *json_row(const struct bench *bench, const struct row *row)
     json_object_set_new(object, "ratio_p99", row->has_raw ? real(row->ratio_p99) : json_null());
     json_object_set_new(object, "ratio_bytes", row->has_raw ? real(row->ratio_bytes) : json_null());
     json_object_set_new(object, "space", json_string(space_name(row)));
+    json_object_set_new(object, "other_cores_before", real(row->other_cores_before));
+    json_object_set_new(object, "disturbed", json_boolean(disturbed(row)));
     json_object_set_new(object, "goals", json_goals(bench, row));
     for (uint32_t i = 0; i < row->extra_count; i++)
         json_object_set_new(extras, row->extras[i].name, real(row->extras[i].value));
@@ -248,6 +256,9 @@ static void table_row(const struct bench *bench, const struct row *row)
                : goal_met(goal)        ? "met"
                                        : "MISSED");
     }
+    if (disturbed(row))
+        printf("  DISTURBED: others used up to %.2f cores before a run; measure again on a quiet machine\n",
+               row->other_cores_before);
     const struct read_back *back = &row->read_back;
     if (!back->done)
         printf("  read back: not done\n");

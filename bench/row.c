@@ -475,11 +475,12 @@ static void set_byte_limit(const struct yard *yard, struct load *load)
 }
 
 /* Neither side is measured beside the broker's own preparations, or beside other people's work. */
-static void settle(const struct stage_set *stage)
+static void settle(const struct yard *yard)
 {
-    broker_settle(&stage->broker, SETTLE_NS);
-    if (stage->bench->options.quiet > 0)
-        (void)machine_wait_quiet((int64_t)(stage->bench->options.quiet * 1e9));
+    broker_settle(&yard->stage->broker, SETTLE_NS);
+    double cores = machine_wait_quiet((int64_t)(yard->stage->bench->options.quiet * 1e9));
+    if (cores > yard->row->other_cores_before)
+        yard->row->other_cores_before = cores;
 }
 
 /* The first segments of a store are small and so is what is prepared behind them: write until that is over.
@@ -504,14 +505,14 @@ static int one_round(struct yard *yard, uint32_t number, struct error *err)
     int code = 0;
     /* Which is first changes; the size of groups is only known after a round of the broker. */
     bool raw_first = row->yardstick != YARDSTICK_GROUP_SIZE && number % 2 == 0;
-    settle(stage);
+    settle(yard);
     yard->load = row->load;
     set_byte_limit(yard, &yard->load);
     if (row->has_raw && raw_first) {
         code = run_yardstick(yard, &row->rounds_raw[number], err);
         if (code < 0)
             return code;
-        settle(stage);
+        settle(yard);
     }
     code = stage_round(stage, &yard->load, NULL, &result, err);
     if (code < 0)
@@ -522,7 +523,7 @@ static int one_round(struct yard *yard, uint32_t number, struct error *err)
     yard->group_bytes =
         result.numbers.group_bytes > 0 ? result.numbers.group_bytes : (double)load_batch_bytes(&row->load);
     if (row->has_raw && !raw_first) {
-        settle(stage);
+        settle(yard);
         code = run_yardstick(yard, &row->rounds_raw[number], err);
     }
     return code;
