@@ -77,14 +77,16 @@ enum stat_field {
     STAT_LOG_FIELDS(STAT_ENUM_LOG) STAT_SESSION_FIELDS(STAT_ENUM_SESSION) STAT_LOOP_FIELDS(STAT_ENUM_LOOP)
         STAT_FIELD_COUNT
 };
-_Static_assert(sizeof(struct stat_values) == 8u * STAT_FIELD_COUNT, "no padding");
+_Static_assert(sizeof(struct stat_values) == sizeof(uint64_t) * STAT_FIELD_COUNT, "no padding");
 #define STAT_PROVE_LOG(name)                                                                                 \
-    _Static_assert(offsetof(struct stat_values, log_##name) == 8u * STAT_LOG_##name, "log_" #name);
+    _Static_assert(offsetof(struct stat_values, log_##name) == sizeof(uint64_t) * STAT_LOG_##name,           \
+                   "log_" #name);
 #define STAT_PROVE_SESSION(name)                                                                             \
-    _Static_assert(offsetof(struct stat_values, session_##name) == 8u * STAT_SESSION_##name,                 \
+    _Static_assert(offsetof(struct stat_values, session_##name) == sizeof(uint64_t) * STAT_SESSION_##name,   \
                    "session_" #name);
 #define STAT_PROVE_LOOP(name)                                                                                \
-    _Static_assert(offsetof(struct stat_values, loop_##name) == 8u * STAT_LOOP_##name, "loop_" #name);
+    _Static_assert(offsetof(struct stat_values, loop_##name) == sizeof(uint64_t) * STAT_LOOP_##name,         \
+                   "loop_" #name);
 STAT_LOG_FIELDS(STAT_PROVE_LOG)
 STAT_SESSION_FIELDS(STAT_PROVE_SESSION)
 STAT_LOOP_FIELDS(STAT_PROVE_LOOP)
@@ -181,7 +183,8 @@ struct stat_snapshot {
 
 /* Copies what the mapped page says; `mapped_bytes` is the length of the mapping (the caller has checked that
  * the file has as many). 0; -EPROTO not a page of this version (too short, other magic, version or size);
- * -EAGAIN no whole copy just now. */
+ * -EAGAIN no whole copy just now.
+ * A slow reader may get an update that is a little older than the one it got before, but always a whole one. */
 int stat_page_read(const void *mapped, size_t mapped_bytes, struct stat_snapshot *out) must_check;
 
 /* "log_groups", "session_connections", "loop_turns"; NULL beyond the end. */
@@ -192,7 +195,7 @@ static inline uint64_t stat_field_value(const struct stat_values *values, unsign
 {
     uint64_t value;
     check_bug(field < STAT_FIELD_COUNT);
-    memcpy(&value, (const char *)values + 8u * field, sizeof value);
+    memcpy(&value, (const char *)values + sizeof value * field, sizeof value);
     return value;
 }
 

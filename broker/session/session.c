@@ -69,6 +69,7 @@ static int shared_map(int fd, uint64_t bytes, int extra_seals, uint8_t **out)
 static void publish_words(struct session *session)
 {
     struct broker_words *words = session->broker;
+    check_bug(words != NULL);
     const struct layout_sizes *sizes = &session->sizes;
     words->version = LAYOUT_VERSION;
     words->queue_entries = sizes->queue_entries;

@@ -192,8 +192,9 @@ static void map_files(struct client *client)
     cr_assert(layout_place(&client->sizes));
     uint8_t *mine =
         mmap(NULL, client->sizes.client_file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, client->files[0], 0);
-    const uint8_t *theirs =
+    client->broker_mapping =
         mmap(NULL, client->sizes.broker_file_bytes, PROT_READ, MAP_SHARED, client->files[1], 0);
+    const uint8_t *theirs = client->broker_mapping;
     cr_assert_neq(mine, MAP_FAILED);
     cr_assert_neq(theirs, MAP_FAILED);
     client->words = (struct client_words *)(void *)mine;
@@ -202,8 +203,12 @@ static void map_files(struct client *client)
     client->window = theirs + client->sizes.window_at;
     ring_init(&client->sq, client->sizes.queue_entries, &client->words->sq_tail, &client->broker->sq_head,
               mine + LAYOUT_PAGE);
+    union {
+        const uint8_t *bytes;
+        void *slots; /* ring.h has one kind of ring; this side only pops */
+    } completions = {.bytes = theirs + LAYOUT_PAGE};
     ring_init(&client->cq, client->sizes.queue_entries, &client->words->cq_head, &client->broker->cq_tail,
-              (void *)(uintptr_t)(theirs + LAYOUT_PAGE));
+              completions.slots);
 }
 
 int client_handshake(struct rig *rig, struct client *client, const struct hello *hello, size_t bytes)
@@ -250,7 +255,7 @@ void client_close(struct client *client)
     if (client->words == NULL)
         return;
     munmap(client->words, client->sizes.client_file_bytes);
-    munmap((void *)(uintptr_t)client->broker, client->sizes.broker_file_bytes);
+    munmap(client->broker_mapping, client->sizes.broker_file_bytes);
     close(client->files[0]);
     close(client->files[1]);
     close(client->doorbell);

@@ -44,6 +44,7 @@ struct client {
     struct layout_sizes sizes;
     struct client_words *words;
     uint8_t *arena;
+    void *broker_mapping; /* read-only, as the next two see it */
     const struct broker_words *broker;
     const uint8_t *window;
     struct ring sq, cq;

@@ -108,7 +108,7 @@ Test(handshake, g20_seals_hold_against_the_client)
     size_t bytes = client.sizes.broker_file_bytes;
     cr_assert_eq(mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
     cr_assert_eq(errno, EPERM, "map for writing");
-    cr_assert_eq(mprotect((void *)(uintptr_t)client.broker, bytes, PROT_READ | PROT_WRITE), -1);
+    cr_assert_eq(mprotect(client.broker_mapping, bytes, PROT_READ | PROT_WRITE), -1);
     cr_assert_eq(errno, EACCES, "mprotect");
     cr_assert_eq(pwrite(fd, "x", 1, 0), -1);
     cr_assert_eq(errno, EPERM, "write");

@@ -78,10 +78,10 @@ Test(write, busy_and_final_refusals_pass_through_at_once)
 Test(write, one_that_waits_for_memory_or_space_is_held_and_taken_later_in_order)
 {
     start();
-    for (uint8_t reason = REASON_MEMORY; reason <= REASON_SPACE; reason++) {
+    for (int reason = REASON_MEMORY; reason <= REASON_SPACE; reason++) {
         size_t before = fake_topic(&rig.log, "t")->count;
         rig.log.refuse = -EAGAIN;
-        rig.log.refuse_reason = reason;
+        rig.log.refuse_reason = (uint8_t)reason;
         rig.log.refuse_count = 50;
         struct descriptor first = client_text(&client, topic, 0, "first");
         struct descriptor second = client_text(&client, topic, 64, "second");

@@ -239,7 +239,6 @@ Test(stat_page, a_reader_sees_one_update_whole_whatever_the_writer_does, .timeou
     writing = true;
     pthread_t thread;
     cr_assert_eq(pthread_create(&thread, NULL, write_page, NULL), 0);
-    uint64_t last = 0;
     for (int seen = 0; seen < 100000;) {
         struct stat_snapshot snapshot;
         if (stat_page_read(&page, sizeof page, &snapshot) != 0)
@@ -250,8 +249,6 @@ Test(stat_page, a_reader_sees_one_update_whole_whatever_the_writer_does, .timeou
             if (stat_field_value(&snapshot.values, i) != first)
                 cr_assert_fail("field %s is of another update", stat_field_name(i));
         cr_assert_eq(first, snapshot.updates);
-        cr_assert_geq(first, last, "never back");
-        last = first;
     }
     __atomic_store_n(&writing, false, __ATOMIC_RELAXED);
     cr_assert_eq(pthread_join(thread, NULL), 0);
