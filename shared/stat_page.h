@@ -184,7 +184,7 @@ struct stat_snapshot {
 /* Copies what the mapped page says; `mapped_bytes` is the length of the mapping (the caller has checked that
  * the file has as many). 0; -EPROTO not a page of this version (too short, other magic, version or size);
  * -EAGAIN no whole copy just now.
- * A slow reader may get an update that is a little older than the one it got before, but always a whole one. */
+ * A slow reader may get an update a little older than the one it got before, but always a whole one. */
 int stat_page_read(const void *mapped, size_t mapped_bytes, struct stat_snapshot *out) must_check;
 
 /* "log_groups", "session_connections", "loop_turns"; NULL beyond the end. */
