@@ -1,4 +1,5 @@
 #include "harness.h"
+#include "folder.h"
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -14,6 +15,15 @@ static void start(void)
     client_connect(&rig, &client);
     topic = client_topic(&rig, &client, "t");
 }
+
+/* Some of these end in the middle. */
+static void remove_folder(void)
+{
+    if (rig.folder[0] != '\0')
+        folder_remove(rig.folder);
+}
+
+TestSuite(stop, .fini = remove_folder);
 
 Test(stop, commits_what_was_published_and_answers_the_rest_shutdown)
 {
