@@ -308,9 +308,12 @@ int log_stop(struct log *log, struct error *err)
 void log_stats(const struct log *log, struct log_stats *stats)
 {
     *stats = log->stats;
+    stats->prepared_segments = 0;
     const struct segment *current = log_current(log);
     stats->segments = log->segment_count;
-    stats->prepared_segments = log->pool.count;
+    for (uint32_t i = 0; i < log->pool.count; i++)
+        stats->prepared_segments += log->pool.ready[i].length > log->block;
+    stats->space_free = log->io->functions->space_free(log->io);
     stats->segment_used = current->end;
     stats->segment_length = current->length;
     stats->streams_open = log->streams_open;

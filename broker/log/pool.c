@@ -234,7 +234,9 @@ void pool_turn(struct log *log)
     uint32_t want = log->options.prepare_only_spare ? 1 : POOL_SEGMENTS;
     if (p->count >= POOL_MAX)
         return;
-    if (large == 0)
+    if (headers == 0) /* quickly done, and a roll-back needs at least that */
+        make(log, log->block);
+    else if (large == 0)
         make(log, pool_segment_length(log));
     else if (headers < POOL_HEADERS)
         make(log, log->block);

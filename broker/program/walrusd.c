@@ -80,6 +80,8 @@ static int prepare_process(struct broker *broker, struct error *err)
         setrlimit(RLIMIT_NOFILE, &limit);
     }
     sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
+    /* RLIMIT_FSIZE is then -EFBIG, which rolls back, and not our death. */
+    sigaction(SIGXFSZ, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
