@@ -75,6 +75,10 @@ void complete_write_done(struct write *write)
     check_bug(session->server->writes_in_log > 0);
     session->server->writes_in_log--;
     if (!request->answered) {
+        /* An answer often brings the next batch, within less than a wake-up takes: look at its ring before sleeping again.
+         * Before the answer is posted, so that the client need not ring. */
+        if (session->state == SESSION_LIVE)
+            session_activate(session);
         struct completion completion = {
             .user_data = request->user_data,
             .result = write->result,
@@ -92,8 +96,6 @@ void complete_write_done(struct write *write)
         };
         complete_post(session, &completion);
     }
-    if (session->active && session->state == SESSION_LIVE)
-        session->empty_turns = 0; /* an answer often brings the next batch */
     request_free(request);
 }
 
