@@ -350,3 +350,32 @@ Test(check, g14_an_error_of_the_device_stops_the_check_with_words)
         }
     }
 }
+
+Test(check, g13_every_flipped_bit_of_the_groups_is_found)
+{
+    store(true);
+    unsigned step = 0;
+    for (unsigned i = 0; i < 7; i++) {
+        const struct disk_group *g = &disk.groups[i];
+        uint32_t length = g->header.length > 20000 ? 20000 : g->header.length;
+        for (uint32_t at = 1; at < length; at += 1499, step++) {
+            file_flip(&life, g->file, g->header.offset + at, step % 8);
+            snprintf(damaging, sizeof damaging, "byte %u of group %u in %s", at, i + 1, g->file);
+            damage_told();
+            file_flip(&life, g->file, g->header.offset + at, step % 8);
+        }
+    }
+    finds_nothing();
+}
+
+Test(check, g13_a_rotten_header_is_found_wherever_it_is)
+{
+    store(true);
+    for (size_t i = 0; i < disk.segment_count; i++) {
+        file_flip(&life, disk.segments[i].name, 90, 5);
+        snprintf(damaging, sizeof damaging, "the header of %s", disk.segments[i].name);
+        damage_told();
+        file_flip(&life, disk.segments[i].name, 90, 5);
+    }
+    finds_nothing();
+}

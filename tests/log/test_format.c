@@ -1,5 +1,5 @@
-/* Groups and frames in memory, no disk: what does not check out is rejected, whatever it is; and FORMAT.md
- * against format.h. */
+/* Groups and frames in memory, no disk: what does not check out is rejected, whatever it is; and
+ * FORMAT.md against format.h. */
 #include "life.h"
 
 #include "format_fields.h"

@@ -437,6 +437,17 @@ Test(recovery, case_f_a_segment_of_a_newer_format_is_refused)
     life_refused(&life, -EBADMSG, "version");
 }
 
+Test(recovery, a_link_or_a_folder_in_the_place_of_a_segment_is_refused)
+{
+    crashed();
+    char name[160];
+    snprintf(name, sizeof name, "%s", file_path(&life, disk_newest(&disk)->name));
+    cr_assert_eq(rename(name, file_path(&life, "elsewhere")), 0);
+    cr_assert_eq(symlink(file_path(&life, "elsewhere"), name), 0);
+    int error = life_try_start(&life);
+    cr_assert_neq(error, 0, "a link was followed");
+}
+
 /* --------------------------------------------------------------------------------------- N: two headers */
 
 /* A second header with the newest segment's number, in a prepared file. */
@@ -530,8 +541,8 @@ Test(recovery, g13_case_d_damage_that_a_checkpoint_proves_is_refused)
     life_quiet(&life);
     life_crash(&life);
     disk_scan(&life, &disk);
-    /* The walk begins behind the checkpoint's group, which is not read: damage in it shows when it is read. But a
-     * log that ends before it is refused. */
+    /* The walk begins behind the checkpoint's group, which is not read now. But a log that ends before it is
+     * refused. */
     const struct disk_group *last = disk_last(&disk);
     file_cut(&life, last->file, last->header.offset);
     life_refused(&life, -EBADMSG, last->file);
