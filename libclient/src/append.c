@@ -16,7 +16,7 @@ struct write_call {
     uint32_t number;
     const struct walrus_slice *slices;
     size_t count;
-    uint8_t level;
+    uint8_t level = 0;
     uint8_t op; /* OP_APPEND or OP_BATCH */
 };
 
@@ -200,7 +200,7 @@ static int begin_write(walrus *handle, const char *topic, const struct walrus_wr
 int walrus_append_for_topic(walrus *handle, const char *topic, const void *data, size_t length,
                             const struct walrus_write_options *options, struct walrus_receipt *receipt)
 {
-    uint8_t level;
+    uint8_t level = 0;
     int code = begin_write(handle, topic, options, &level, receipt);
     if (code < 0)
         return code;
@@ -219,7 +219,7 @@ int walrus_batch_append_for_topic(walrus *handle, const char *topic, const struc
                                   size_t count, const struct walrus_write_options *options,
                                   struct walrus_receipt *receipt)
 {
-    uint8_t level;
+    uint8_t level = 0;
     int code = begin_write(handle, topic, options, &level, receipt);
     if (code < 0)
         return code;
