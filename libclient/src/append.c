@@ -16,7 +16,7 @@ struct write_call {
     uint32_t number;
     const struct walrus_slice *slices;
     size_t count;
-    uint8_t level = 0;
+    uint8_t level;
     uint8_t op; /* OP_APPEND or OP_BATCH */
 };
 
