@@ -102,7 +102,7 @@ static void sum_frames_again(struct made *m)
         uint32_t length = frame->header_bytes + frame->payload_bytes;
         frame->crc = crc32c(m->identity.seed.crc, frame, offsetof(struct frame_header, crc));
         sum = crc32c(sum, frame, sizeof *frame);
-        if (at + length > sizeof m->bytes - sizeof *frame)
+        if (length % PAYLOAD_ALIGN != 0 || at + length > sizeof m->bytes - sizeof *frame)
             break;
         at += length;
     }
