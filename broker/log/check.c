@@ -2,11 +2,14 @@
  *
  *   1. Identity, list, checkpoints.
  *   2. Headers of all segment files; the chain from the highest number back to the first.
- *   3. Every group of every segment, every checksum. Damage is named as exactly as it can be: the frame (topic, sequence, batch) if
- *      the group's header is sound, else the place; then the walk goes on behind it, so that one run names everything.
- *   4. The tail: an unfinished group is normal after a crash; one that something proves to have been committed is damage.
+ *   3. Every group of every segment, every checksum. Damage is named as exactly as it can be: the frame
+ *      (topic, sequence, batch) if the group's header is sound, else the place; then the walk goes on behind
+ *      it, so that one run names everything.
+ *   4. The tail: an unfinished group is normal after a crash; one that something proves to have been
+ *      committed is damage.
  *
- * It is the reader's view, not a start: it waits for nobody and decides nothing. A living broker is noticed by its locks. */
+ * It is the reader's view, not a start: it waits for nobody and decides nothing. A living broker is noticed
+ * by its locks. */
 #include "check.h"
 #include "internal.h"
 
@@ -222,8 +225,8 @@ static int resync(struct check *c, const struct segment_identity *identity, uint
     return 0;
 }
 
-/* The newest segment has no valid group at `*at`, and nothing so far says that there was one. A valid group behind it may: then
- * *at is moved there and *more is true. */
+/* The newest segment has no valid group at `*at`, and nothing so far says that there was one. A valid group
+ * behind it may: then *at is moved there and *more is true. */
 static int judge_tail(struct check *c, const struct segment_identity *identity, uint64_t limit, uint64_t *at,
                       bool *more)
 {
@@ -259,7 +262,8 @@ static int judge_tail(struct check *c, const struct segment_identity *identity, 
     return 0;
 }
 
-/* What to do with the bytes at `*at`: counts a sound group, names a damaged one, and moves *at behind it. *more: go on. */
+/* What to do with the bytes at `*at`: counts a sound group, names a damaged one, and moves *at behind it.
+ * *more: go on. */
 static int walk_group(struct check *c, const struct segment_identity *identity, bool newest, uint64_t limit,
                       uint64_t *at, bool *more)
 {

@@ -1,4 +1,5 @@
-/* check.h: reads a stopped store from end to end and says what is damaged, where. Never writes, never locks for long. */
+/* check.h: reads a stopped store from end to end and says what is damaged, where. Never writes, never locks
+ * for long. */
 #ifndef WALRUS_LOG_CHECK_H
 #define WALRUS_LOG_CHECK_H
 
@@ -29,8 +30,9 @@ struct check_report {
     uint64_t damaged, torn, notes;
 };
 
-/* Calls found() for each finding. 0 when the store could be read to the end (look at report->damaged), or the error that
- * stopped the check: -ENOTEMPTY, -ENOENT not a store; -EPROTONOSUPPORT; -EBUSY a living broker holds it; -EIO; ... */
+/* Calls found() for each finding. 0 when the store could be read to the end (look at report->damaged), or the
+ * error that stopped the check: -ENOTEMPTY, -ENOENT not a store; -EPROTONOSUPPORT; -EBUSY a living broker
+ * holds it; -EIO; ... */
 int log_check(struct io *io, void (*found)(void *context, const struct finding *finding), void *context,
               struct check_report *report, struct error *err) must_check;
 

@@ -1,13 +1,16 @@
-/* checkpoint.c: what a start would otherwise have to walk the whole log for: topics with their next sequences, the closed
- * segments, and a position behind which to begin.
+/* checkpoint.c: what a start would otherwise have to walk the whole log for: topics with their next
+ * sequences, the closed segments, and a position behind which to begin.
  *
- *   1. checkpoint_turn(): due (enough log since the last, or a second of quiet with something new) and everything flushed.
+ *   1. checkpoint_turn(): due (enough log since the last, or a second of quiet with something new) and
+ *      everything flushed.
  *   2. The state is copied into one block of memory at that moment; nothing unflushed is in it.
- *   3. In the background: create checkpoint.new, write, flush, close, rename over the older of checkpoint-0 and -1, flush the
- *      folder. The newer one is never touched, so that one valid checkpoint is always there.
+ *   3. In the background: create checkpoint.new, write, flush, close, rename over the older of checkpoint-0
+ *      and -1, flush the folder. The newer one is never touched, so that one valid checkpoint is always
+ *      there.
  *
- * The position is a hint (a start may have copied the groups behind it elsewhere); that group number `group` was flushed is a fact,
- * and a log that does not reach it is damaged. Position and digest name the last group itself, in the segment that holds it, never an
+ * The position is a hint (a start may have copied the groups behind it elsewhere); that group number `group`
+ * was flushed is a fact, and a log that does not reach it is damaged. Position and digest name the last group
+ * itself, in the segment that holds it, never an
  * empty segment: a start may bypass that.
  *
  * Failure: said, tried again a second later; a start then walks more. */

@@ -14,7 +14,8 @@ struct seed seed_from_salt(const uint64_t salt[2])
 
 uint32_t crc32c(uint32_t seed, const void *data, size_t length)
 {
-    /* ISA-L's prototype lacks the const and takes an int; pieces are far below 2 GiB but a checkpoint may be large. */
+    /* ISA-L's prototype lacks the const and takes an int; pieces are far below 2 GiB but a checkpoint may be
+     * large. */
     const uint8_t *at = data;
     while (length > 0) {
         size_t part = length < (1u << 30) ? length : (1u << 30);

@@ -1,6 +1,7 @@
-/* checksum.h: the two sums of the log. CRC-32C (ISA-L) finds damage; XXH3-128 chains group headers (a CRC would not do: its
- * linearity lets two damages cancel). Both are seeded from the segment's secret salt, so that a payload which happens to
- * look like a header, or bytes of an earlier life of the file, do not pass. */
+/* checksum.h: the two sums of the log. CRC-32C (ISA-L) finds damage; XXH3-128 chains group headers (a CRC
+ * would not do: its linearity lets two damages cancel). Both are seeded from the segment's secret salt, so
+ * that a payload which happens to look like a header, or bytes of an earlier life of the file, do not
+ * pass. */
 #ifndef WALRUS_LOG_CHECKSUM_H
 #define WALRUS_LOG_CHECKSUM_H
 

@@ -1,13 +1,16 @@
 /* commit.c: making one group durable, and what happens when that fails (step 6 of DESIGN section 2).
  *
  * Happy path
- *   1. commit_turn(): nothing is in flight and something has gathered: the group is sealed (sequences, catalogue entries,
- *      headers) and submitted as a few large writes to one contiguous range of the current segment. The other buffer gathers.
- *   2. All writes are reaped, then one flush is submitted, if anything in the group is to be answered at durable, or much log
- *      is unflushed.
- *   3. The flush is reaped: index, sequences and catalogue take effect, then completions in order, then followers wake.
- *   4. The group does not fit: the current segment is flushed, the header of a prepared segment, which says where the current
- *      one ends, is written and flushed; then that one is current. Its predecessor is truncated at its end, in the background.
+ *   1. commit_turn(): nothing is in flight and something has gathered: the group is sealed (sequences,
+ *      catalogue entries, headers) and submitted as a few large writes to one contiguous range of the current
+ *      segment. The other buffer gathers.
+ *   2. All writes are reaped, then one flush is submitted, if anything in the group is to be answered at
+ *      durable, or much log is unflushed.
+ *   3. The flush is reaped: index, sequences and catalogue take effect, then completions in order, then
+ *      followers wake.
+ *   4. The group does not fit: the current segment is flushed, the header of a prepared segment, which says
+ *      where the current one ends, is written and flushed; then that one is current. Its predecessor is
+ *      truncated at its end, in the background.
  *
  *                       fits                          all writes good          needs no flush
  *     IDLE ----------------------------> WRITE ----------------------------------------------> IDLE
@@ -18,20 +21,21 @@
  *       |  bad            | bad           | bad          |              (G10)
  *       +-----------------+---------------+--> fail-stop |
  *                                                        |
- *   5. A write of the group failed: the same change of segment, from the group's start: "roll". From the moment its header is
- *      durable the failed bytes can never count, whatever they are. Then the group is written again there, once. If that fails
- *      too, the log rolls once more and the group's writes are answered with the error: never before that header is flushed (G3).
+ *   5. A write of the group failed: the same change of segment, from the group's start: "roll". From the
+ *      moment its header is durable the failed bytes can never count, whatever they are. Then the group is
+ *      written again there, once. If that fails too, the log rolls once more and the group's writes are
+ *      answered with the error: never before that header is flushed (G3).
  *   6. A failed flush, a failed header: nothing is answered any more; recovery decides once, for ever.
  *
- * Invariants: one group in flight at most; all its completions are reaped before anything else is submitted; nothing is written
- * below current->end; a group is answered only in IDLE's direction of the arrows above. */
+ * Invariants: one group in flight at most; all its completions are reaped before anything else is submitted;
+ * nothing is written below current->end; a group is answered only in IDLE's direction of the arrows above. */
 #include "internal.h"
 
 static void change_begin(struct log *log, bool roll);
 static void group_write(struct log *log);
 static void group_failed(struct log *log, struct group *g, int error);
 
-/* ------------------------------------------------------------------------------------------------ space and buffers */
+/* -------------------------------------------------------------------------------------- space and buffers */
 
 bool commit_fits(const struct log *log, uint64_t bytes)
 {
@@ -145,7 +149,7 @@ static void group_bind(struct log *log, struct group *g)
     group_fill(g->data, &s->identity, &facts);
 }
 
-/* ------------------------------------------------------------------------------------------------ completion */
+/* --------------------------------------------------------------------------------------------- completion */
 
 static void flushed(struct log *log)
 {
@@ -290,7 +294,7 @@ static void group_failed(struct log *log, struct group *g, int error)
     g->count = 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ write and flush */
+/* ---------------------------------------------------------------------------------------- write and flush */
 
 static void flush_begin(struct log *log, enum commit_state state, struct io_file *file);
 
@@ -325,7 +329,8 @@ static void writes_reaped(struct log *log)
     group_committed(log, g, false);
 }
 
-/* EIO can arrive as a short count: the rest is submitted, which tells. Only progress in whole blocks counts. */
+/* EIO can arrive as a short count: the rest is submitted, which tells. Only progress in whole blocks
+ * counts. */
 static void write_done(struct io_op *op)
 {
     struct log *log = op->owner;
@@ -385,7 +390,7 @@ static void flush_begin(struct log *log, enum commit_state state, struct io_file
     io_submit(log->io, &c->op);
 }
 
-/* ------------------------------------------------------------------------------------------------ change of segment */
+/* -------------------------------------------------------------------------------------- change of segment */
 
 static void cut_done(struct io_op *op)
 {

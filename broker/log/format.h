@@ -1,6 +1,7 @@
-/* format.h: what lies on the disk, byte by byte. The only definition; FORMAT.md beside it says what the fields mean, when
- * something is valid and what a start does with every case. All integers are little-endian; reserved bytes are zero and
- * checked. Nothing here is believed before the checksum that covers it was compared. */
+/* format.h: what lies on the disk, byte by byte. The only definition; FORMAT.md beside it says what the
+ * fields mean, when something is valid and what a start does with every case. All integers are little-endian;
+ * reserved bytes are zero and checked. Nothing here is believed before the checksum that covers it was
+ * compared. */
 #ifndef WALRUS_LOG_FORMAT_H
 #define WALRUS_LOG_FORMAT_H
 
@@ -40,7 +41,7 @@ struct digest {
     uint64_t low, high;
 };
 
-/* -------------------------------------------------------------------- STORE_FILE, one block of 4096 bytes, written once */
+/* ------------------------------------------------------ STORE_FILE, one block of 4096 bytes, written once */
 
 struct store_header {
     uint64_t magic;         /*   0-7    STORE_MAGIC */
@@ -52,7 +53,7 @@ struct store_header {
     uint32_t crc;           /* 252-255  of bytes 0-251, seed 0 */
 };
 
-/* -------------------------------------------------------------------- segment: a header block, then groups */
+/* ------------------------------------------------------------------- segment: a header block, then groups */
 
 struct segment_header {
     uint64_t magic;       /*   0-7    SEGMENT_MAGIC, or SEGMENT_VOID with everything else zero but the crc */
@@ -103,8 +104,10 @@ enum frame_kind {
     FRAME_TOPIC = 4, /* system: a catalogue entry; payload is struct topic_entry */
 };
 
-/* A frame: this header, `entries` records (struct entry_record), `pieces` checksums (uint32_t), zeros to a multiple of 16, then
- * the payload: entries one behind the other, each starting at a multiple of 16. Frames start at multiples of 16. */
+/* A frame: this header, `entries` records (struct entry_record), `pieces` checksums (uint32_t), zeros to a
+ * multiple of 16, then
+ * the payload: entries one behind the other, each starting at a multiple of 16. Frames start at multiples of
+ * 16. */
 struct frame_header {
     uint32_t magic;          /*   0-3 */
     uint16_t kind;           /*   4-5    enum frame_kind */
@@ -139,7 +142,7 @@ struct topic_entry {
     uint32_t reserved2;  /* 12-15  zero */
 };
 
-/* -------------------------------------------------------------------- checkpoint: header, segments, topics */
+/* ------------------------------------------------------------------- checkpoint: header, segments, topics */
 
 struct checkpoint_header {
     uint64_t magic;        /*   0-7 */
@@ -179,7 +182,7 @@ struct checkpoint_topic {
     uint32_t reserved2;     /* 20-23  zero */
 };
 
-/* -------------------------------------------------------------------- sidecar: where a closed segment's frames lie */
+/* ----------------------------------------------------------- sidecar: where a closed segment's frames lie */
 
 struct index_header {
     uint64_t magic;       /*  0-7 */

@@ -2,21 +2,25 @@
  *
  *   1. Refuse on the write's own fields: limits, kind, stream order.
  *   2. Refuse if a batch of another owner is in progress on the topic (-EBUSY).
- *   3. Hold (-EAGAIN) if the gathering group is full; refuse (-ENOSPC) or hold if there is no log space for it.
- *   4. Copy the records, check the copy, copy the payload and sum it, piece by piece. This is the only time the client's memory
- *      is read; what is checked is what will be written.
- *   5. Note the frame; the header is filled when the group is sealed, because sequences take effect only at completion.
+ *   3. Hold (-EAGAIN) if the gathering group is full; refuse (-ENOSPC) or hold if there is no log space for
+ *      it.
+ *   4. Copy the records, check the copy, copy the payload and sum it, piece by piece. This is the only time
+ *      the client's memory is read; what is checked is what will be written.
+ *   5. Note the frame; the header is filled when the group is sealed, because sequences take effect only at
+ *      completion.
  *
- * A refusal in 1 to 4 leaves no trace: `used` moves only in 5, so not one byte of it can reach the kernel (G4).
+ * A refusal in 1 to 4 leaves no trace: `used` moves only in 5, so not one byte of it can reach the kernel
+ * (G4).
  *
- * Sequences: topics of level accepted get theirs here, because they are answered before the group is sealed; if the group
- * fails these are burnt. All others get theirs at sealing, and a failed group gives them back.
+ * Sequences: topics of level accepted get theirs here, because they are answered before the group is sealed;
+ * if the group fails these are burnt. All others get theirs at sealing, and a failed group gives them back.
  *
- * Streams: the batch is in progress on its topic from its first admitted chunk to its end: last chunk's completion, failure of any
- * chunk, or abort. */
+ * Streams: the batch is in progress on its topic from its first admitted chunk to its end: last chunk's
+ * completion, failure of any chunk, or abort. */
 #include "internal.h"
 
-/* Free space that catalogue entries need at sealing is set aside here, once per group and topic at most twice over. */
+/* Free space that catalogue entries need at sealing is set aside here, once per group and topic at most twice
+ * over. */
 static uint32_t catalogue_reserve(const struct topic *topic)
 {
     return topic->committed ? 0 : topic_entry_bytes(topic);
@@ -50,7 +54,8 @@ static bool fields_valid(const struct write *w)
     return false;
 }
 
-/* Records of the copy: sizes add up to the payload; counts, for chunks, how many entries end and how many bytes they have. */
+/* Records of the copy: sizes add up to the payload; counts, for chunks, how many entries end and how many
+ * bytes they have. */
 static bool records_valid(const struct write *w, const struct entry_record *records, uint32_t *ended,
                           uint64_t *bytes)
 {
@@ -90,7 +95,8 @@ void batch_ended(struct topic *topic)
         topic->owner = NULL;
 }
 
-/* Log space for the gathering group with this frame in it: in what is left of the current segment, or in a prepared one. */
+/* Log space for the gathering group with this frame in it: in what is left of the current segment, or in a
+ * prepared one. */
 static int space_for(const struct log *log, uint64_t group_bytes)
 {
     if (commit_fits(log, group_bytes) || pool_can_spare(log))
@@ -243,7 +249,8 @@ static void take(struct log *log, struct write *w, struct frame_header *frame)
     }
 }
 
-/* Beside waiting small writes a group carries only a share of chunks, so that they do not wait for a stream's bandwidth. */
+/* Beside waiting small writes a group carries only a share of chunks, so that they do not wait for a stream's
+ * bandwidth. */
 static bool group_has_room(const struct log *log, const struct write *w, uint64_t frame_bytes)
 {
     const struct group *g = log->gather;
@@ -313,13 +320,15 @@ static void stream_forget(struct log *log, const struct stream *s)
 
 void log_stream_abort(struct log *log, struct stream *s)
 {
-    /* Once its last chunk was taken the batch is published: it is committed whether its producer lives or not. */
+    /* Once its last chunk was taken the batch is published: it is committed whether its producer lives or
+     * not. */
     check_bug(!s->last_taken || s->failed);
     gather_stream_fail(log, s, -ECANCELED);
     stream_forget(log, s);
 }
 
-/* Completions of a topic come in commit order: take() lets a write answer early only if none before it is waiting. */
+/* Completions of a topic come in commit order: take() lets a write answer early only if none before it is
+ * waiting. */
 void gather_answer_early(struct log *log)
 {
     while (log->early_first != NULL) {

@@ -1,6 +1,7 @@
-/* group.c: see group.h. Frame sums are seeded by the segment's salt. The segment is known only when the group is sealed
- * (a roll-back may move it to another one), so payload sums are made with seed 0 while copying, where the bytes are in
- * the cache anyway, and bound to the segment through the seeded sum over the table that holds them. */
+/* group.c: see group.h. Frame sums are seeded by the segment's salt. The segment is known only when the group
+ * is sealed (a roll-back may move it to another one), so payload sums are made with seed 0 while copying,
+ * where the bytes are in the cache anyway, and bound to the segment through the seeded sum over the table
+ * that holds them. */
 #include "group.h"
 
 void frame_copy_payload(void *frame, uint32_t entries, const void *payload, uint32_t payload_bytes)

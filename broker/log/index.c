@@ -1,16 +1,19 @@
 /* index.c: where the frames of each topic lie (step 7 of DESIGN section 2).
  *
  *   current segment   rows in memory: of batches per topic by sequence, of chunks in log order
- *   closed segment    an image: header, topics, rows, chunks in one block of memory, just as the sidecar file NNN.index has it
+ *   closed segment    an image: header, topics, rows, chunks in one block of memory, just as the sidecar file
+ *                     NNN.index has it
  *
  *   1. index_add() after each committed group.
- *   2. index_close() at a change of segment sorts the rows into an image; the sidecar is written in the background.
- *   3. index_need() brings an image into memory for a read: from the sidecar, or, where that is missing or does not check out, from
- *      the log itself, a few MiB a turn. The read waits; everything else goes on.
+ *   2. index_close() at a change of segment sorts the rows into an image; the sidecar is written in the
+ *      background.
+ *   3. index_need() brings an image into memory for a read: from the sidecar, or, where that is missing or
+ *      does not check out, from the log itself, a few MiB a turn. The read waits; everything else goes on.
  *
- * Nothing here is needed to know what is committed: sidecars are written without a flush, believed only if their checksum, the
- * segment's number, its epoch nonce and its end fit, and thrown away otherwise. Memory: rows are bounded by ROWS_MAX (a segment with
- * more is closed early), images by IMAGE_BYTES_MAX (least recently used goes first). */
+ * Nothing here is needed to know what is committed: sidecars are written without a flush, believed only if
+ * their checksum, the segment's number, its epoch nonce and its end fit, and thrown away otherwise. Memory:
+ * rows are bounded by ROWS_MAX (a segment with more is closed early), images by IMAGE_BYTES_MAX (least
+ * recently used goes first). */
 #include "internal.h"
 
 #define IMAGE_BYTES_MAX (8u << 20)
@@ -66,7 +69,8 @@ static int add_batch_row(struct topic *t, const struct index_row *row)
     return error;
 }
 
-/* Chunk rows carry the length of their first piece, so that a reader can add up an entry that lies in many of them. */
+/* Chunk rows carry the length of their first piece, so that a reader can add up an entry that lies in many of
+ * them. */
 static int chunk_row_push(struct row_vector *v, const struct frame_header *frame, uint64_t segment_offset)
 {
     struct index_row row = row_of(frame, segment_offset);
@@ -586,7 +590,7 @@ static void loader_turn(struct log *log)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ writing sidecars */
+/* --------------------------------------------------------------------------------------- writing sidecars */
 
 static void sidecar_step(struct log *log, enum sidecar_state state, struct io_op op)
 {

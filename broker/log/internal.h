@@ -54,7 +54,7 @@ struct topic {
     char name[MAX_TOPIC_NAME + 1];
 };
 
-/* ------------------------------------------------------------------------------------------------ segments and index */
+/* ------------------------------------------------------------------------------------- segments and index */
 
 struct index_image { /* a sidecar as it lies in a file: checked once, then trusted */
     uint8_t *bytes;
@@ -135,7 +135,7 @@ struct commit {
     bool cutting;
 };
 
-/* ------------------------------------------------------------------------------------------------ the rest */
+/* ----------------------------------------------------------------------------------------------- the rest */
 
 enum pool_state {
     POOL_IDLE,
@@ -426,7 +426,8 @@ struct checkpoint_view { /* a checkpoint read from disk and checked */
     const struct checkpoint_segment *segments;
     const uint8_t *topics;
 };
-/* checkpoint-`which`, checked; bytes == NULL: not there or not valid (then *why says so, unless it is not there). */
+/* checkpoint-`which`, checked; bytes == NULL: not there or not valid (then *why says so, unless it is not
+ * there). */
 int checkpoint_read(struct io *io, const uint8_t store_id[16], unsigned which, struct checkpoint_view *view,
                     const char **why) must_check;
 /* Steps over the topics of a checked checkpoint; false at the end. */
@@ -446,7 +447,8 @@ bool index_image_check(struct index_image *image, const struct segment *segment,
 const struct index_topic *index_image_topic(const struct index_image *image, uint32_t topic);
 int row_push(struct row_vector *vector, const struct index_row *row) must_check;
 struct index_row row_of(const struct frame_header *frame, uint64_t segment_offset);
-/* The segment's image is in memory: 1. Being loaded: 0 (reads are tried again after). Cannot be had: negative errno. */
+/* The segment's image is in memory: 1. Being loaded: 0 (reads are tried again after). Cannot be had: negative
+ * errno. */
 int index_need(struct log *log, struct segment *segment) must_check;
 void index_turn(struct log *log);
 /* At stop: writes the sidecar of a segment whose image was just made. */

@@ -1,7 +1,8 @@
 /* log.c: one log from start to stop.
  *
  *   log_start   options -> folder claimed -> recovery -> serving
- *   log_turn    answers, commit, change of segment, pool, checkpoint, index, reads: each takes one step if it can
+ *   log_turn    answers, commit, change of segment, pool, checkpoint, index, reads: each takes one step if it
+ *               can
  *   log_stop    refuse, commit what gathered, flush, clean checkpoint, release
  *
  * Everything moves in log_turn and in the `done` of an op, both in the owner's one thread. */

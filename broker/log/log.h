@@ -2,19 +2,20 @@
  *
  * Happy path of a write
  *   1. log_topic() finds the topic, or makes one that its first write will put into the catalogue.
- *   2. log_write() admits a write (limits, topic busy, log space), copies its payload once into the gathering group, checks
- *      the copy and checksums it. From here on the client's memory is not looked at again.
- *   3. log_turn() seals the gathering group when no group is in flight: gives sequences, fills headers, submits the group as
- *      one contiguous range of one segment. At most one group is in flight; everything else gathers.
- *   4. io_wait() reaps the writes, then the one flush; the index learns the group; write->done is called for each write of
- *      the group, in order. Followers of the topic are woken after that.
+ *   2. log_write() admits a write (limits, topic busy, log space), copies its payload once into the gathering
+ *      group, checks the copy and checksums it. From here on the client's memory is not looked at again.
+ *   3. log_turn() seals the gathering group when no group is in flight: gives sequences, fills headers,
+ *      submits the group as one contiguous range of one segment. At most one group is in flight; everything
+ *      else gathers.
+ *   4. io_wait() reaps the writes, then the one flush; the index learns the group; write->done is called for
+ *      each write of the group, in order. Followers of the topic are woken after that.
  *
  * Failure modes
  *   - refused: log_write returns an error and `done` is never called; not one byte went to the kernel (G4).
- *   - write error: the group is written once more in the next segment; if that fails too its writes end with -EIO, durably
- *     rolled back (G3).
- *   - flush error, or a roll-back that cannot be made durable: log_failed() from then on; no `done` is ever called again; the
- *     owner ends the process (G10).
+ *   - write error: the group is written once more in the next segment; if that fails too its writes end with
+ *     -EIO, durably rolled back (G3).
+ *   - flush error, or a roll-back that cannot be made durable: log_failed() from then on; no `done` is ever
+ *     called again; the owner ends the process (G10).
  *   - no space: -ENOSPC at admission; reads go on; heals by itself (G9).
  *
  * Threads: one. Everything here is called from the thread that calls io_wait. */
@@ -27,14 +28,14 @@
 struct log;
 struct topic;
 
-/* ------------------------------------------------------------------------------------------------ start and stop */
+/* ----------------------------------------------------------------------------------------- start and stop */
 
 enum say { SAY_ERROR, SAY_WARNING, SAY_NOTICE, SAY_DEBUG };
 
 struct log_options {
-    struct io *io; /* borrowed; outlives the log */
-    uint64_t
-        segment_bytes; /* length of segments after the first small ones; 0 = 64 MiB; 4 MiB + 64 KiB to 1 GiB */
+    struct io *io;           /* borrowed; outlives the log */
+    uint64_t segment_bytes;  /* length of segments after the first small ones; 0 = 64 MiB; 4 MiB + 64 KiB to 1
+                              * GiB */
     uint64_t memory_bytes;   /* bound of the log's private memory; 0 = 48 MiB; at least 24 MiB */
     uint32_t commit_align;   /* 0 = io->align; a power of two, from io->logical_block to 64 KiB */
     uint8_t level;           /* enum level of topics that are created without one; 0 = LEVEL_DURABLE */
@@ -46,25 +47,26 @@ struct log_options {
     void *context;
 };
 
-/* Starts on the folder behind options->io: makes an empty store of an empty folder, else locks, recovers and serves. Blocks.
- * Errors (err->text names store, place and way out): -ENOTEMPTY not a store; -EPROTONOSUPPORT of a newer format; -EBUSY held
- * by a living broker; -ETIMEDOUT a dead predecessor's I/O does not end; -EBADMSG damage before the tail; -EROFS, -EACCES,
- * -ENOSPC, -EIO, -ENOMEM as the system has them. */
+/* Starts on the folder behind options->io: makes an empty store of an empty folder, else locks, recovers and
+ * serves. Blocks. Errors (err->text names store, place and way out): -ENOTEMPTY not a store; -EPROTONOSUPPORT
+ * of a newer format; -EBUSY held by a living broker; -ETIMEDOUT a dead predecessor's I/O does not end;
+ * -EBADMSG damage before the tail; -EROFS, -EACCES, -ENOSPC, -EIO, -ENOMEM as the system has them. */
 int log_start(const struct log_options *options, struct log **out, struct error *err) must_check;
 
-/* Commits what was admitted, flushes, writes a clean checkpoint, releases everything. Blocks. Writes still waiting for `done`
- * get it. If the log has failed, or on error, it just releases everything (no `done`). */
+/* Commits what was admitted, flushes, writes a clean checkpoint, releases everything. Blocks. Writes still
+ * waiting for `done` get it. If the log has failed, or on error, it just releases everything (no `done`). */
 int log_stop(struct log *log, struct error *err) must_check;
 
-/* Releases everything without writing a byte, as a crash would (after log_failed(), and in the simulator). Ops in flight are
- * waited for. No `done` is called. */
+/* Releases everything without writing a byte, as a crash would (after log_failed(), and in the simulator).
+ * Ops in flight are waited for. No `done` is called. */
 void log_abandon(struct log *log);
 
 /* NULL, or why the log has fail-stopped. */
 const struct error *log_failed(const struct log *log);
 
-/* Drives the log: seals, submits, prepares segments, keeps deadlines. Call after each io_wait and after admitting writes.
- * Ends with io_kick. Returns the time (io_now) at which it must be called again at the latest; INT64_MAX for none. */
+/* Drives the log: seals, submits, prepares segments, keeps deadlines. Call after each io_wait and after
+ * admitting writes. Ends with io_kick. Returns the time (io_now) at which it must be called again at the
+ * latest; INT64_MAX for none. */
 int64_t log_turn(struct log *log);
 
 /* True while a group is in the device or gathering. */
@@ -72,8 +74,9 @@ bool log_busy(const struct log *log);
 
 /* ------------------------------------------------------------------------------------------------ topics */
 
-/* Finds the topic `name`; with `create`, makes one in memory if there is none: its first write puts it into the catalogue,
- * with `level` (0 = the log's default), which an existing topic keeps as it has it. Takes a reference.
+/* Finds the topic `name`; with `create`, makes one in memory if there is none: its first write puts it into
+ * the catalogue, with `level` (0 = the log's default), which an existing topic keeps as it has it. Takes a
+ * reference.
  * -EINVAL bad name; -ENOENT; -EDQUOT too many topics; -ENOMEM. */
 int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool create,
               struct topic **out) must_check;
@@ -89,10 +92,12 @@ struct topic_view {
     uint64_t durable_next;
 };
 void log_topic_view(const struct topic *topic, struct topic_view *view);
-/* The topic of the catalogue with the smallest id above `id`, or NULL. No reference is taken: use it at once. */
+/* The topic of the catalogue with the smallest id above `id`, or NULL. No reference is taken: use it at
+ * once. */
 struct topic *log_topic_after(struct log *log, uint32_t id);
 
-/* One call of wake() when the visible end of the topic moved, or the topic got its first entry; then it is off the list. */
+/* One call of wake() when the visible end of the topic moved, or the topic got its first entry; then it is
+ * off the list. */
 struct topic_waiter {
     void (*wake)(struct topic_waiter *waiter);
     struct topic_waiter *next, **link; /* link != NULL: on a list */
@@ -108,9 +113,10 @@ enum write_kind {
     WRITE_CHUNK,  /* part of a stream */
 };
 
-/* One batch that comes in chunks. The session makes it zeroed (topic, owner, level set) before the first chunk and keeps it
- * until the last chunk's `done`, or log_stream_abort (not after the last chunk was taken). A chunk that is not the last is
- * `done` in the next log_turn: it says only that its payload has been copied. */
+/* One batch that comes in chunks. The session makes it zeroed (topic, owner, level set) before the first
+ * chunk and keeps it until the last chunk's `done`, or log_stream_abort (not after the last chunk was taken).
+ * A chunk that is not the last is `done` in the next log_turn: it says only that its payload has been
+ * copied. */
 struct stream {
     struct topic *topic;
     const void *owner; /* the handle; see struct write */
@@ -141,9 +147,9 @@ struct write {
     const void *payload;   /* hostile memory; read once, inside log_write */
     const void *records;   /* hostile memory; struct entry_record[entries] */
     uint32_t entries;
-    uint32_t
-        payload_bytes; /* a multiple of PAYLOAD_ALIGN, up to MAX_WHOLE_PAYLOAD, for chunks MAX_CHUNK_PAYLOAD */
-    uint64_t number;   /* batch number */
+    uint32_t payload_bytes; /* a multiple of PAYLOAD_ALIGN, up to MAX_WHOLE_PAYLOAD, for chunks
+                             * MAX_CHUNK_PAYLOAD */
+    uint64_t number;        /* batch number */
     int64_t drained_ns;
     void (*done)(struct write *write);
 
@@ -163,17 +169,17 @@ struct write {
     struct write *next;
 };
 
-/* Admits and copies. 0: taken, `done` follows from a later io_wait or log_turn (never from here). Else refused, `done` does
- * not follow:
+/* Admits and copies. 0: taken, `done` follows from a later io_wait or log_turn (never from here). Else
+ * refused, `done` does not follow:
  *   -EINVAL  limits or the copied records do not add up (for a chunk: the stream is rolled back)
  *   -EBUSY   REASON_TOPIC: a batch of another owner is in progress on this topic
  *   -EAGAIN  REASON_MEMORY, REASON_SPACE: hold it and try again after the next log_turn; clears by itself
- *   -ENOSPC  no log space and none being prepared; -EDQUOT too many topics; -ESHUTDOWN the log is stopping or has failed
- *   -EIO, -ENOSPC, ... (chunk of a failed stream): stream->error */
+ *   -ENOSPC  no log space and none being prepared; -EDQUOT too many topics; -ESHUTDOWN the log is stopping or
+ *   has failed -EIO, -ENOSPC, ... (chunk of a failed stream): stream->error */
 int log_write(struct log *log, struct write *write) must_check;
 
-/* Rolls a stream back: its chunks become dead bytes and its topic is free; the log forgets the struct. Also right for a stream
- * that has failed or was never admitted; not once the last chunk was taken. */
+/* Rolls a stream back: its chunks become dead bytes and its topic is free; the log forgets the struct. Also
+ * right for a stream that has failed or was never admitted; not once the last chunk was taken. */
 void log_stream_abort(struct log *log, struct stream *stream);
 
 /* ------------------------------------------------------------------------------------------------ reads */
@@ -191,8 +197,8 @@ struct log_read {
     void *owner;
 
     /* results */
-    int result; /* entries returned (a piece counts as 1; 0 = nothing visible at `from` yet) or -EBADMSG, -EIO,
-                              -ENODATA, -EINVAL */
+    int result;    /* entries returned (a piece counts as 1; 0 = nothing visible at `from` yet) or -EBADMSG,
+                    * -EIO, -ENODATA, -EINVAL */
     uint32_t used; /* bytes of buffer */
     uint64_t first_sequence;
     uint64_t next_sequence; /* where to go on; stays at the entry while a piece is not its last one */

@@ -1,20 +1,20 @@
 /* pool.c: segments prepared ahead, so that a change of segment costs two small flushes and no allocation.
  *
  * Happy path, one file at a time, all of it in the helper thread:
- *   CREATE NNN.new -> ALLOCATE its whole length -> ZERO it, only while the device has nothing else to do -> FLUSH -> RENAME to
- *   NNN.segment -> SYNC the folder -> ready.
- *   A file is the store's only after all of that (G19): before, a power cut may leave it short, unnamed or not there, and a
- *   start removes what it finds under the .new name.
+ *   CREATE NNN.new -> ALLOCATE its whole length -> ZERO it, only while the device has nothing else to do ->
+ *   FLUSH -> RENAME to NNN.segment -> SYNC the folder -> ready.
+ *   A file is the store's only after all of that (G19): before, a power cut may leave it short, unnamed or
+ *   not there, and a start removes what it finds under the .new name.
  *
- * What is kept: two whole segments (one to change to, one that stays back so that a start on a full disk has room for what it must
- * copy) and two header-only ones (roll-back and start when there is no space at all).
+ * What is kept: two whole segments (one to change to, one that stays back so that a start on a full disk has
+ * room for what it must copy) and two header-only ones (roll-back and start when there is no space at all).
  *
- * Zeroes: a write into pre-written blocks needs no extent conversion in the file system's journal (about half the latency of a
- * small durable write). They go only into files that are not in the log, and never beside work: when segments run short the
- * file is taken as it is, merely allocated.
+ * Zeroes: a write into pre-written blocks needs no extent conversion in the file system's journal (about half
+ * the latency of a small durable write). They go only into files that are not in the log, and never beside
+ * work: when segments run short the file is taken as it is, merely allocated.
  *
- * Failure: any error undoes the file (close, unlink), is kept in pool->error for admission, and is tried again after a second:
- * a full disk heals by itself (G9). */
+ * Failure: any error undoes the file (close, unlink), is kept in pool->error for admission, and is tried
+ * again after a second: a full disk heals by itself (G9). */
 #include "internal.h"
 
 #define ZERO_STEP  (1ull << 20)
@@ -46,8 +46,8 @@ void pool_put(struct log *log, struct spare spare)
     log->pool.ready[log->pool.count++] = spare;
 }
 
-/* Whether a change of segment may have one: the last large one stays back, because it is not known whether another can be made, and
- * a start on a full disk needs it. */
+/* Whether a change of segment may have one: the last large one stays back, because it is not known whether
+ * another can be made, and a start on a full disk needs it. */
 bool pool_can_spare(const struct log *log)
 {
     return count_large(log) >= (log->options.prepare_only_spare ? 1 : POOL_SEGMENTS);

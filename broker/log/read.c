@@ -1,15 +1,20 @@
 /* read.c: entries of a topic, verified, into a buffer of the caller (step 8 of DESIGN section 2).
  *
- *   1. Find the row of the batch that holds `from`: in the current segment's rows, else by bisection over the closed segments' images.
- *   2. Get its frame: from a group buffer that is still in memory (readers at the tail never touch the disk), from a slot, or by
- *      loading a stretch of the segment that begins with it into the slot used longest ago.
- *   3. Check the frame as if a disk had returned it; emit runs of whole entries while buffer, entry and byte limits allow.
- *   4. A batch that came in chunks: go from chunk to chunk with a cursor, so that reading on does not begin at chunk 0.
- *   5. Whatever was emitted is the answer; a read that has nothing yet and needs data or an index that is not in memory waits in
- *      log->reads and is tried again each turn. The first in that list is served first, so every load helps somebody.
+ *   1. Find the row of the batch that holds `from`: in the current segment's rows, else by bisection over the
+ *      closed segments' images.
+ *   2. Get its frame: from a group buffer that is still in memory (readers at the tail never touch the disk),
+ *      from a slot, or by loading a stretch of the segment that begins with it into the slot used longest
+ *      ago.
+ *   3. Check the frame as if a disk had returned it; emit runs of whole entries while buffer, entry and byte
+ *      limits allow.
+ *   4. A batch that came in chunks: go from chunk to chunk with a cursor, so that reading on does not begin
+ *      at chunk 0.
+ *   5. Whatever was emitted is the answer; a read that has nothing yet and needs data or an index that is not
+ *      in memory waits in log->reads and is tried again each turn. The first in that list is served first, so
+ *      every load helps somebody.
  *
- * Failure: damaged bytes are -EBADMSG with segment, offset, topic and batch in the log, never skipped; a read error is what the
- * device said. Entries already emitted in front of the damage are answered first. */
+ * Failure: damaged bytes are -EBADMSG with segment, offset, topic and batch in the log, never skipped; a read
+ * error is what the device said. Entries already emitted in front of the damage are answered first. */
 #include "internal.h"
 
 #define SLOT_BYTES (GROUP_MAX + 2 * BLOCK_MAX)
@@ -22,7 +27,7 @@ struct place {
     struct index_row row;
 };
 
-/* ------------------------------------------------------------------------------------------------ frames in memory */
+/* --------------------------------------------------------------------------------------- frames in memory */
 
 static void slot_loaded(struct io_op *op)
 {
@@ -136,7 +141,7 @@ static int frame_get(struct log *log, const struct log_read *r, const struct pla
     return WAITS;
 }
 
-/* ------------------------------------------------------------------------------------------------ emitting runs */
+/* ------------------------------------------------------------------------------------------ emitting runs */
 
 static uint8_t *read_room(struct log_read *r, uint32_t *room)
 {
@@ -160,7 +165,8 @@ static void run_end(struct log *log, struct log_read *r, struct run *run, const 
     log->stats.read_bytes += run->payload_bytes;
 }
 
-/* Whole entries from record `first` on, `count` of them at most; `at` is where their payload begins. How many fitted. */
+/* Whole entries from record `first` on, `count` of them at most; `at` is where their payload begins. How many
+ * fitted. */
 static uint32_t emit_entries(struct log *log, struct log_read *r, const struct frame_header *frame,
                              uint64_t epoch, uint32_t first, uint32_t count, const uint8_t *at,
                              uint64_t sequence, uint32_t *bytes_left)
@@ -257,7 +263,7 @@ static const uint8_t *payload_at(const struct frame_header *frame, uint32_t reco
     return at;
 }
 
-/* ------------------------------------------------------------------------------------------------ whole batches */
+/* ------------------------------------------------------------------------------------------ whole batches */
 
 static int serve_whole(struct log *log, struct log_read *r, const struct place *p, uint32_t *bytes_left)
 {
@@ -291,7 +297,7 @@ static int serve_whole(struct log *log, struct log_read *r, const struct place *
     return ENOUGH;
 }
 
-/* ------------------------------------------------------------------------------------------------ batches in chunks */
+/* -------------------------------------------------------------------------------------- batches in chunks */
 
 static struct stream_cursor *cursor_find(struct log *log, uint64_t stream, uint64_t entry, uint64_t offset)
 {
@@ -369,8 +375,8 @@ static int chunk_find(struct log *log, const struct log_read *r, uint64_t stream
     return damaged(log, r, out, "a chunk of it is missing");
 }
 
-/* Whole length of the entry of which `so_far` bytes lie up to the end of chunk c->chunk: the rows of the chunks behind it tell. A
- * chunk in which no entry ends is one piece. */
+/* Whole length of the entry of which `so_far` bytes lie up to the end of chunk c->chunk: the rows of the
+ * chunks behind it tell. A chunk in which no entry ends is one piece. */
 static int entry_total(struct log *log, const struct log_read *r, const struct place *batch,
                        const struct stream_cursor *c, uint64_t so_far, uint64_t *total)
 {
@@ -481,9 +487,10 @@ static int serve_stream(struct log *log, struct log_read *r, const struct place 
     return serve_chunk(log, r, batch, &chunk, c, bytes_left);
 }
 
-/* ------------------------------------------------------------------------------------------------ finding the batch */
+/* -------------------------------------------------------------------------------------- finding the batch */
 
-/* The last row with a sequence at or below `from`, or if the batch there ends before it (burnt sequences), the next row. */
+/* The last row with a sequence at or below `from`, or if the batch there ends before it (burnt sequences),
+ * the next row. */
 static const struct index_row *row_at(const struct index_row *rows, uint32_t count, uint64_t from)
 {
     uint32_t low = 0, high = count;
@@ -499,7 +506,8 @@ static const struct index_row *row_at(const struct index_row *rows, uint32_t cou
     return low < count ? &rows[low] : NULL;
 }
 
-/* Bisection over closed segments: search = {low, high, best + 1, next to try + 1}; it survives waiting for images. */
+/* Bisection over closed segments: search = {low, high, best + 1, next to try + 1}; it survives waiting for
+ * images. */
 static int bisect(struct log *log, struct log_read *r)
 {
     uint64_t *low = &r->search[0], *high = &r->search[1], *best = &r->search[2], *probe = &r->search[3];
@@ -510,7 +518,8 @@ static int bisect(struct log *log, struct log_read *r)
         int need = index_need(log, s);
         if (need == WAITS)
             return WAITS;
-        /* One that cannot be read is stepped over here: if what is wanted may lie in it, locate() meets it again and says so. */
+        /* One that cannot be read is stepped over here: if what is wanted may lie in it, locate() meets it
+         * again and says so. */
         const struct index_topic *t = need < 0 ? NULL : index_image_topic(&s->image, r->topic->id);
         if (t == NULL) {
             if (--*probe == 0 || *probe - 1 < *low) { /* none from here down to low */
@@ -551,7 +560,8 @@ static int locate(struct log *log, struct log_read *r, struct place *out)
     int got = bisect(log, r);
     if (got != SERVED)
         return got;
-    /* From the segment found on, the first row at or behind `from`: burnt sequences may push it into a later segment. */
+    /* From the segment found on, the first row at or behind `from`: burnt sequences may push it into a later
+     * segment. */
     for (uint64_t i = r->search[2] == 0 ? 0 : r->search[2] - 1; i + 1 < log->segment_count; i++) {
         struct segment *s = log->segments[i];
         int need = index_need(log, s);
@@ -572,7 +582,7 @@ static int locate(struct log *log, struct log_read *r, struct place *out)
     return SERVED;
 }
 
-/* ------------------------------------------------------------------------------------------------ one read */
+/* ----------------------------------------------------------------------------------------------- one read */
 
 /* True when the read is finished. */
 static bool read_step(struct log *log, struct log_read *r)

@@ -1,19 +1,28 @@
-/* recover.c: a start decides, once and for ever, what is in the log. FORMAT.md has the table of cases; the letters here are its.
+/* recover.c: a start decides, once and for ever, what is in the log. FORMAT.md has the table of cases; the
+ * letters here are its.
  *
- *   1. The newer valid checkpoint: topics, closed segments, a position to begin at, and the fact that its group was flushed.
+ *   1. The newer valid checkpoint: topics, closed segments, a position to begin at, and the fact that its
+ *      group was flushed.
  *   2. Open, lock, flush and read the header of every segment file that the checkpoint does not call closed.
- *   3. The chain: from the highest number back along previous_number. Of two headers with one number the higher epoch counts.
- *   4. Walk groups from the position: numbers without gap, chained digests, each segment's own epoch, counters that never fall.
- *      A segment other than the newest must reach exactly to where its successor says it ends.
- *   5. The first invalid group of the newest segment is the tail (case T), unless something proves that it was durable (case D):
- *      durable_upto of any valid group or header, a checkpoint's group, a valid group of this segment behind it.
- *   6. Groups above the last proven one are valid but may be lost by a flush that failed unseen: they are copied into a new segment,
- *      always (case C). A newest segment none of whose groups is proved is bypassed (case B).
- *   7. Files whose header reads blank or torn may still hold a header from a write that failed: void is written over them, flushed.
- *   8. Copies, flush; then the new segment's header, flush. That one write is the decision. Only now is anything served.
+ *   3. The chain: from the highest number back along previous_number. Of two headers with one number the
+ *      higher epoch counts.
+ *   4. Walk groups from the position: numbers without gap, chained digests, each segment's own epoch,
+ *      counters that never fall. A segment other than the newest must reach exactly to where its successor
+ *      says it ends.
+ *   5. The first invalid group of the newest segment is the tail (case T), unless something proves that it
+ *      was durable (case D): durable_upto of any valid group or header, a checkpoint's group, a valid group
+ *      of this segment behind it.
+ *   6. Groups above the last proven one are valid but may be lost by a flush that failed unseen: they are
+ *      copied into a new segment, always (case C). A newest segment none of whose groups is proved is
+ *      bypassed (case B).
+ *   7. Files whose header reads blank or torn may still hold a header from a write that failed: void is
+ *      written over them, flushed.
+ *   8. Copies, flush; then the new segment's header, flush. That one write is the decision. Only now is
+ *      anything served.
  *
- * A crash anywhere in 1 to 8 changes nothing: until the header is durable the old chain is found again, afterwards the new one is.
- * Every error while reading refuses the start; nothing is ever taken for the end of the log because it could not be read (G14). */
+ * A crash anywhere in 1 to 8 changes nothing: until the header is durable the old chain is found again,
+ * afterwards the new one is. Every error while reading refuses the start; nothing is ever taken for the end
+ * of the log because it could not be read (G14). */
 #include "internal.h"
 
 #define WALK_BYTES (2u * GROUP_MAX)
@@ -68,7 +77,7 @@ static void must_reach(struct walk *w, uint64_t group, const char *why)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ 1. checkpoint */
+/* ------------------------------------------------------------------------------------------ 1. checkpoint */
 
 static int checkpoint_restore(struct walk *w)
 {
@@ -139,7 +148,7 @@ static int checkpoint_segments(struct walk *w)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ 2. and 3. chain */
+/* ---------------------------------------------------------------------------------------- 2. and 3. chain */
 
 static int open_files(struct walk *w)
 {
@@ -226,7 +235,7 @@ static int build_chain(struct walk *w)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ 4. walking */
+/* --------------------------------------------------------------------------------------------- 4. walking */
 
 /* Makes [offset, offset + GROUP_MAX) of the file available, as far as the file goes. */
 static int load(struct walk *w, const struct store_file *f, uint64_t offset, uint64_t *have)
@@ -303,7 +312,8 @@ static int apply_group(struct walk *w, const struct store_file *f, const uint8_t
     return 0;
 }
 
-/* A valid group of this segment behind the tail: W = 1 says that everything up to its durable_upto was flushed before it. */
+/* A valid group of this segment behind the tail: W = 1 says that everything up to its durable_upto was
+ * flushed before it. */
 static int look_behind(struct walk *w, const struct link *l, uint64_t tail)
 {
     for (uint64_t at = tail + l->identity.block; at < tail + WALK_BYTES; at += l->identity.block) {
@@ -417,9 +427,10 @@ static int walk_chain(struct walk *w)
     return 0;
 }
 
-/* A file whose header does not count may be one whose header write was torn: what lies behind it is copies of groups, and they say
- * that no more was durable than the chain has. Or it is a segment of the log whose header has rotted: then its groups, which were
- * written one after the other's flush, say that more was. Nothing of them can be verified without the salt; as evidence it is enough. */
+/* A file whose header does not count may be one whose header write was torn: what lies behind it is copies of
+ * groups, and they say that no more was durable than the chain has. Or it is a segment of the log whose
+ * header has rotted: then its groups, which were written one after the other's flush, say that more was.
+ * Nothing of them can be verified without the salt; as evidence it is enough. */
 static int lost_header(struct walk *w, const struct store_file *f, uint64_t at)
 {
     for (unsigned steps = 0; steps < 64 && at < f->size; steps++) {
@@ -461,7 +472,7 @@ static int lost_headers(struct walk *w)
     return error;
 }
 
-/* ------------------------------------------------------------------------------------------------ 6. to 8. the decision */
+/* ---------------------------------------------------------------------------------- 6. to 8. the decision */
 
 static int push(struct walk *w, struct segment s)
 {
@@ -469,7 +480,8 @@ static int push(struct walk *w, struct segment s)
     return error == 0 ? 0 : error_set(w->err, error, "store %s: out of memory", w->log->io->folder);
 }
 
-/* Everything of the old chain that stays, closed. `keep` of the walked ones; the last of them ends at `end`. */
+/* Everything of the old chain that stays, closed. `keep` of the walked ones; the last of them ends at
+ * `end`. */
 static int keep_chain(struct walk *w, uint32_t keep, uint64_t end)
 {
     for (uint64_t i = 0; i < w->checkpoint.header.segments; i++) {
@@ -652,7 +664,8 @@ static int decide(struct walk *w)
             h.previous_number = last->file->header.number;
         }
         h.previous_end = end;
-        /* Unproved groups lie in the newest segment only: a header is not written before all of its predecessor is flushed. */
+        /* Unproved groups lie in the newest segment only: a header is not written before all of its
+         * predecessor is flushed. */
         check_bug(first == w->placed_count || w->placed[first].link == w->chain_count - 1);
     }
     h.durable_upto = w->next_group - 1; /* the copies are flushed before this header is written */
@@ -696,8 +709,8 @@ static int decide(struct walk *w)
     return error;
 }
 
-/* What is in nobody's chain: bypassed segments, unfinished files. After the decision is durable; if it is lost, the next start
- * does it again. */
+/* What is in nobody's chain: bypassed segments, unfinished files. After the decision is durable; if it is
+ * lost, the next start does it again. */
 static void tidy(struct walk *w)
 {
     struct log *log = w->log;

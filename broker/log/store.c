@@ -3,18 +3,19 @@
  *   1. List the names. A folder that is neither empty nor a store is refused before anything is touched.
  *   2. Claim it (record lock on walrus.claim: it names a living holder and goes with the process).
  *   3. Empty: write the identity (tmp, flush, rename, folder flush). Else read it.
- *   4. The segment files that the start must look into are opened and locked one by one. A killed broker's writes still land for a
- *      while; the lock on the file they go to outlives the broker, so waiting for it waits for them (G11). Then they are flushed:
- *      the start decides only on bytes that are durable (G12).
+ *   4. The segment files that the start must look into are opened and locked one by one. A killed broker's
+ *      writes still land for a while; the lock on the file they go to outlives the broker, so waiting for it
+ *      waits for them (G11). Then they are flushed: the start decides only on bytes that are durable (G12).
  *
- * Names: walrus.store walrus.claim checkpoint-0 checkpoint-1 NNNNNNNN.segment NNNNNNNN.index; *.new are unfinished and removed. */
+ * Names: walrus.store walrus.claim checkpoint-0 checkpoint-1 NNNNNNNN.segment NNNNNNNN.index; *.new are
+ * unfinished and removed. */
 #include "internal.h"
 
 #define CLAIM_FILE "walrus.claim"
 #define STORE_NEW  "walrus.store.new"
 #define LOCK_POLL  (10 * INT64_C(1000000))
 
-/* ------------------------------------------------------------------------------------------------ blocking helpers */
+/* --------------------------------------------------------------------------------------- blocking helpers */
 
 int64_t io_simple(struct io *io, enum io_kind kind, struct io_file *file, const char *name,
                   const char *new_name)
@@ -202,7 +203,7 @@ void store_id_format(const uint8_t store_id[16], char text[33])
         snprintf(text + 2 * i, 3, "%02x", store_id[i]);
 }
 
-/* ------------------------------------------------------------------------------------------------ identity */
+/* ----------------------------------------------------------------------------------------------- identity */
 
 static int not_a_store(struct io *io, const struct store_list *list, struct error *err)
 {
@@ -304,7 +305,7 @@ int store_open(struct log *log, struct store_list *list, struct error *err)
     return error;
 }
 
-/* ------------------------------------------------------------------------------------------------ segment files */
+/* ------------------------------------------------------------------------------------------ segment files */
 
 const char *segment_header_fault(const struct segment_header *h, const uint8_t store_id[16],
                                  uint64_t file_number)

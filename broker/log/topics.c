@@ -1,13 +1,15 @@
 /* topics.c: names and numbers of topics.
  *
- *   1. log_topic() finds a topic by name or makes one in memory: no id, not in the catalogue, nothing on disk.
- *   2. When a group with its first write is sealed the topic gets an id, and its catalogue entry (a FRAME_TOPIC) goes into the
+ *   1. log_topic() finds a topic by name or makes one in memory: no id, not in the catalogue, nothing on
+ *      disk.
+ *   2. When a group with its first write is sealed the topic gets an id, and its catalogue entry (a
+ *      FRAME_TOPIC) goes into the
  *      same group: so a topic is in the log if and only if one of its batches was.
- *   3. When that group completes the topic is `committed`. If the group fails, the next group with a write of it carries the
- *      entry again, with the same id.
+ *   3. When that group completes the topic is `committed`. If the group fails, the next group with a write of
+ *      it carries the entry again, with the same id.
  *
- * Invariants: an id is never given to two names; a committed topic is never freed; an uncommitted one is when its last
- * reference goes. Names are bytes, never a path. */
+ * Invariants: an id is never given to two names; a committed topic is never freed; an uncommitted one is when
+ * its last reference goes. Names are bytes, never a path. */
 #include "internal.h"
 
 #define XXH_INLINE_ALL
@@ -245,7 +247,7 @@ void topic_wake(struct topic *topic)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ catalogue frames */
+/* --------------------------------------------------------------------------------------- catalogue frames */
 
 static uint32_t entry_payload(const struct topic *topic)
 {

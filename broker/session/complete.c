@@ -75,8 +75,8 @@ void complete_write_done(struct write *write)
     check_bug(session->server->writes_in_log > 0);
     session->server->writes_in_log--;
     if (!request->answered) {
-        /* An answer often brings the next batch, within less than a wake-up takes: look at its ring before sleeping again.
-         * Before the answer is posted, so that the client need not ring. */
+        /* An answer often brings the next batch, within less than a wake-up takes: look at its ring before
+         * sleeping again. Before the answer is posted, so that the client need not ring. */
         if (session->state == SESSION_LIVE)
             session_activate(session);
         struct completion completion = {
