@@ -224,6 +224,7 @@ static void group_committed(struct log *log, struct group *g, bool durable)
         log->unflushed_since = now;
     log->unflushed_bytes += g->length;
     log->last_group_ns = now;
+    log->group_ns += (now - g->submitted_ns - log->group_ns) / 8;
     if (log->checkpoint.dirty_since == 0)
         log->checkpoint.dirty_since = now;
     for (uint32_t i = 0; i < g->count; i++)

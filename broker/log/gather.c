@@ -30,9 +30,10 @@ static int refuse(struct log *log, struct write *w, int error, uint8_t reason)
 {
     w->result = error;
     w->reason = reason;
-    if (error == -EBUSY)
+    if (error == -EBUSY) {
         log->stats.refused_busy++;
-    else if (error == -ENOSPC)
+        w->retry_after_us = (uint32_t)(log->group_ns / 1000 + 1);
+    } else if (error == -ENOSPC)
         log->stats.refused_space++;
     else if (error == -EINVAL)
         log->stats.refused_invalid++;
@@ -269,6 +270,7 @@ int log_write(struct log *log, struct write *w)
     check_bug(w->done != NULL && w->topic != NULL);
     w->reason = REASON_NONE;
     w->flags = 0;
+    w->retry_after_us = 0;
     if (log->failed.code != 0 || log->stopping)
         return refuse(log, w, -ESHUTDOWN, REASON_NONE);
     if (!fields_valid(w))

@@ -278,6 +278,7 @@ struct log {
     uint64_t durable_upto;
     uint64_t unflushed_bytes;
     int64_t unflushed_since;
+    int64_t group_ns;      /* moving average: from submission of a group to its completion */
     int64_t last_group_ns; /* when the last group was committed */
 
     struct topic **by_id; /* index = id */

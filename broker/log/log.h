@@ -156,6 +156,7 @@ struct write {
     /* results: valid in `done`; of a refusal only result and reason */
     int result;     /* 0 or a negative errno */
     uint8_t reason; /* enum reason */
+    uint32_t retry_after_us; /* with -EBUSY: when a try may succeed, from the measured time of a group */
     uint8_t level_reached;
     uint32_t flags; /* enum completion_flag */
     uint64_t first_sequence;
@@ -165,7 +166,6 @@ struct write {
     int64_t durable_ns;
 
     /* the log's */
-    uint32_t frame_at;
     struct write *next;
 };
 

@@ -63,6 +63,8 @@ void complete_request(struct request *request, int result, uint8_t reason)
         .published_ns = request->published_ns,
         .drained_ns = request->drained_ns,
         .number = request->kind == REQUEST_WRITE ? request->write.number : 0,
+        .retry_after_us =
+            request->kind == REQUEST_WRITE && result == -EBUSY ? request->write.retry_after_us : 0,
     };
     complete_post(session, &completion);
     request_free(request);
