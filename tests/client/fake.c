@@ -12,10 +12,13 @@ static int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* At once, and by a crash: an assertion that fails in a tear-down, or in another thread, counts for
+ * nothing. */
 void fake_mistake(struct fake *fake, const char *what, uint64_t number)
 {
-    if (fake->mistakes++ == 0)
-        snprintf(fake->mistake, sizeof fake->mistake, "%s (%llu)", what, (unsigned long long)number);
+    fprintf(stderr, "fake: the library did wrong: %s (%llu), op %u\n", what, (unsigned long long)number,
+            fake->last.op);
+    abort();
 }
 
 /* --------------------------------------------------------------------------------- completions */
@@ -30,6 +33,7 @@ void fake_post(struct fake *fake, const struct completion *completion)
         fake_mistake(fake, "completion ring full: the library went over its credit", old);
         return;
     }
+    fake->answered += (c.flags & COMPLETION_MORE) == 0;
     full_fence();
     uint32_t wake_at = word_load(&fake->client->wake_at);
     if (fake->cq.mirror.p_tail - wake_at - 1 < fake->cq.mirror.p_tail - old) {
@@ -537,16 +541,28 @@ static bool is_held(const struct fake *fake, uint8_t op)
            (fake->hold_opens && op == OP_OPEN);
 }
 
+void fake_idle(uint64_t loops)
+{
+    for (uint64_t i = 0; i < loops; i++)
+        __asm__("" ::: "memory");
+}
+
 uint32_t fake_turn(struct fake *fake)
 {
     uint32_t count = 0;
     struct descriptor d;
     while (fake->socket >= 0 && ring_pop_descriptor(&fake->sq, &d) == 1) {
         count++;
+        fake->taken++;
+        uint64_t unreaped = fake->cq.mirror.p_tail - word_load_acquire(&fake->client->cq_head);
+        if (fake->taken - fake->answered + unreaped > ring_capacity(&fake->cq))
+            fake_mistake(fake, "more in flight and unreaped than the ring holds", unreaped);
         fake->seen[d.op & 15]++;
         fake->last = d;
         if (d.published_ns <= 0 || d.published_ns > now_ns())
             fake_mistake(fake, "published_ns", (uint64_t)d.published_ns);
+        if (fake->pause_before_answer > 0)
+            fake_idle(fake->taken * 13 % fake->pause_before_answer);
         if (is_held(fake, d.op))
             fake->held[fake->held_count++] = d;
         else

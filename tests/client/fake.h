@@ -80,7 +80,9 @@ struct fake {
     int refuse_status;
     const char *refuse_text;
     bool swallow; /* keep lengths, not bytes */
-    bool never_park;
+    bool busy;    /* its thread never sleeps */
+    /* Loops of doing nothing, from 0 up to these, in turn: move the two sides against each other. */
+    uint64_t pause_before_answer, pause_before_park;
     uint32_t queue_entries; /* 0: as asked for */
 
     char folder[64], path[96];
@@ -114,10 +116,9 @@ struct fake {
     void (*spoil)(struct fake *fake,
                   struct completion *completion); /* last look at an answer to READ or TOPICS */
 
-    uint64_t seen[16]; /* descriptors by op */
+    uint64_t seen[16];        /* descriptors by op */
+    uint64_t taken, answered; /* descriptors */
     uint64_t commits, doorbells, signals, bytes_swallowed, aborts;
-    uint64_t mistakes; /* of the library: bad padding, offsets, records, credit */
-    char mistake[200];
     struct descriptor last; /* taken */
     uint32_t largest_chunk;
 };
@@ -130,6 +131,7 @@ void fake_pause(struct fake *fake);
 void fake_resume(struct fake *fake);
 /* Takes and answers what is published. Returns how many descriptors. */
 uint32_t fake_turn(struct fake *fake);
+void fake_idle(uint64_t loops);
 /* Answers the first `count` held requests. */
 void fake_answer_held(struct fake *fake, uint32_t count);
 void fake_rule(struct fake *fake, struct fake_rule rule);
@@ -147,7 +149,5 @@ walrus *fake_connect(struct fake *fake, struct walrus_connect_options options);
 walrus_topic *open_topic(walrus *handle, const char *name);
 /* poll(2) on the handle's fd without waiting. */
 bool fd_readable(const walrus *handle);
-/* Nothing that the library sent was wrong. */
-void fake_expect_no_mistakes(const struct fake *fake);
 
 #endif

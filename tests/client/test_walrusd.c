@@ -239,6 +239,7 @@ Test(walrusd, a_follower_sees_what_comes)
     cr_assert_eq(walrus_batch_read_for_topic(handle, "t", 1, &options, &entries), -ETIME);
     pid_t child = fork();
     if (child == 0) {
+        alarm(30);
         walrus *writer = NULL;
         struct walrus_connect_options connect = {.size = sizeof connect, .socket_path = path};
         int code = walrus_connect(&writer, &connect);
