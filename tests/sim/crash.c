@@ -1,14 +1,15 @@
 /* crash.c: what a crash makes of an image. The only place that decides it.
  *
  * Power cut
- *   1. Writes in flight become versions of their blocks; name changes, lengths and cuts in flight become changes that are not
- *      durable yet.
- *   2. Each block that is not durable becomes any of its versions, or a mix of their sectors, or partly garbage. Each file
- *      with several lengths takes one of them. Each change of a name that is not durable happened or did not, in any subset.
+ *   1. Writes in flight become versions of their blocks; name changes, lengths and cuts in flight become
+ *      changes that are not durable yet.
+ *   2. Each block that is not durable becomes any of its versions, or a mix of their sectors, or partly
+ *      garbage. Each file with several lengths takes one of them. Each change of a name that is not
+ *      durable happened or did not, in any subset.
  *   3. What has no name is gone. Everything left is durable.
  * Kill
- *   Each thing in flight happened, or did not; a write may also land later, which lock() is there to wait for. Nothing else
- *   changes: versions, failed flushes and names that are not durable stay as they were.
+ *   Each thing in flight happened, or did not; a write may also land later, which lock() is there to wait
+ *   for. Nothing else changes: versions, failed flushes and names that are not durable stay as they were.
  *
  * A bit of 0 means "as before", 1 "as written", for each question in a fixed order. */
 #include "image.h"
@@ -41,7 +42,7 @@ static bool as_written(struct choices *choices)
     return bit < 64 && (choices->mask >> bit & 1);
 }
 
-/* ------------------------------------------------------------------------------------------------ power */
+/* ------------------------------------------------------------------------------ power */
 
 static void offer_landings(struct image *image)
 {
@@ -169,7 +170,7 @@ static void cut_power(struct image *image, struct choices *choices)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ kill */
+/* ------------------------------------------------------------------------------ kill */
 
 static void kill_broker(struct image *image, struct choices *choices)
 {

@@ -1,11 +1,12 @@
 /* disk.c: the simulated disk behind the seam; see disk.h.
  *
- * An op in flight is kept with the time at which it completes. What it does, it does at that moment, all at once: reads see
- * what had completed before, and a flush covers what had been reaped before. At a crash the ops in flight become landings of
- * the image (see crash.c).
+ * An op in flight is kept with the time at which it completes. What it does, it does at that moment, all
+ * at once: reads see what had completed before, and a flush covers what had been reaped before. At a crash
+ * the ops in flight become landings of the image (see crash.c).
  *
- * Invariants: time never goes back; an op's buffer is not looked at after its `done`; the bytes of a WRITE must be the same
- * at completion as at submission (checked); nothing here depends on addresses, the clock or the machine. */
+ * Invariants: time never goes back; an op's buffer is not looked at after its `done`; the bytes of a WRITE
+ * must be the same at completion as at submission (checked); nothing here depends on addresses, the clock
+ * or the machine. */
 #include "disk.h"
 
 #include <xxhash.h>
@@ -76,7 +77,8 @@ static uint64_t size_of(struct disk *disk, uint32_t number)
     return inode->sizes[inode->size_count - 1];
 }
 
-/* ------------------------------------------------------------------------------------------------ submission */
+/* ------------------------------------------------------------------------------------------------
+ * submission */
 
 /* What anyone may hold against an op before it is even tried: mistakes of the code under test. */
 static void check_op(struct disk *disk, const struct io_op *op)
@@ -140,7 +142,7 @@ static void disk_kick(struct io *io)
     (void)io;
 }
 
-/* ------------------------------------------------------------------------------------------------ writes */
+/* ------------------------------------------------------------------------------ writes */
 
 /* The block at `index` with the op's bytes in it, up to `end` in the file; the rest as it is now. */
 static struct block *block_with(struct disk *disk, const struct io_op *op, uint32_t index, uint64_t end)
@@ -246,7 +248,8 @@ static int64_t do_read(struct disk *disk, struct io_op *op, const struct fault *
     return (int64_t)length;
 }
 
-/* ------------------------------------------------------------------------------------------------ the other ops */
+/* ------------------------------------------------------------------------------------------------ the
+ * other ops */
 
 static int64_t do_flush(struct disk *disk, struct io_op *op, const struct fault *fault)
 {
@@ -376,11 +379,11 @@ static int64_t do_op(struct disk *disk, struct io_op *op, const struct fault *fa
     case IO_KIND_COUNT:
         break;
     }
-    check_bug(!"a kind of op that does not exist");
+    check_bug(op->kind < IO_KIND_COUNT);
     return -EINVAL;
 }
 
-/* ------------------------------------------------------------------------------------------------ faults */
+/* ------------------------------------------------------------------------------ faults */
 
 static uint32_t class_of(struct disk *disk, const struct io_op *op)
 {
@@ -438,7 +441,7 @@ static bool chance_fault(struct disk *disk, const struct io_op *op, struct fault
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------ events */
+/* ------------------------------------------------------------------------------ events */
 
 static void note(struct disk *disk, const struct io_op *op, const char *file, int64_t result, uint64_t check)
 {
@@ -579,7 +582,8 @@ void disk_pass_time(struct disk *disk, int64_t ns)
         image_land_due(disk->image, disk->now);
 }
 
-/* ------------------------------------------------------------------------------------------------ the rest of the seam */
+/* ------------------------------------------------------------------------------------------------ the
+ * rest of the seam */
 
 static int64_t disk_now(struct io *io)
 {
@@ -676,7 +680,7 @@ static const struct io_functions functions = {
     .destroy = disk_destroy,
 };
 
-/* ------------------------------------------------------------------------------------------------ a life */
+/* ------------------------------------------------------------------------------ a life */
 
 struct disk *disk_start(struct image *image, uint64_t seed)
 {

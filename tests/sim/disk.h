@@ -2,10 +2,11 @@
  *
  *   disk = disk_start(image, seed);  log_start({.io = disk_io(disk)}) ...  image = disk_end(disk);
  *
- * Ops complete one at a time, in an order that the seed chooses. Each completion is an *event* and has a number from 1 in
- * this life; crashes and faults name events. A crash happens just before its event: what is in flight then may have
- * happened, in part or not at all. From then on every op ends with -ESHUTDOWN ("the machine is gone"), so that the code
- * under test unwinds; whatever it says after that is heard by nobody.
+ * Ops complete one at a time, in an order that the seed chooses. Each completion is an *event* and has a
+ * number from 1 in this life; crashes and faults name events. A crash happens just before its event: what
+ * is in flight then may have happened, in part or not at all. From then on every op ends with -ESHUTDOWN
+ * ("the machine is gone"), so that the code under test unwinds; whatever it says after that is heard by
+ * nobody.
  *
  * The disk also watches its user: `violation` is set when a rule of the seam or G17 is broken. */
 #ifndef WALRUS_SIM_DISK_H
@@ -38,14 +39,16 @@ struct disk_watch {
     void *context;
     /* A write was handed to the disk. */
     void (*written)(void *context, const char *name, const void *bytes, uint64_t length);
-    /* A first block that says: nothing in this file is committed. Once it is durable the file is free. NULL: there are none. */
+    /* A first block that says: nothing in this file is committed. Once it is durable the file is free.
+     * NULL: there are none. */
     bool (*frees_file)(const void *block);
 };
 
 /* Takes the image over. Virtual time goes on from image->time. */
 struct disk *disk_start(struct image *image, uint64_t seed);
 struct io *disk_io(struct disk *disk);
-/* Ends this life and hands the image back: with the landings of the crash, if there was one. No op may be in flight. */
+/* Ends this life and hands the image back: with the landings of the crash, if there was one. No op may be
+ * in flight. */
 struct image *disk_end(struct disk *disk) must_check;
 
 void disk_crash_at(struct disk *disk, uint64_t event); /* 0: never */

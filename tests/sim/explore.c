@@ -1,7 +1,7 @@
 /* explore.c: see explore.h.
  *
- * A branch is an image and the ledger that belongs to it. Lives change copies of both, so that one prefix can be tried with
- * many ends. */
+ * A branch is an image and the ledger that belongs to it. Lives change copies of both, so that one prefix
+ * can be tried with many ends. */
 #include "explore.h"
 
 #include <signal.h>
@@ -34,16 +34,16 @@ static void on_abort(int signal_number)
         if (write(2, parts[i], strlen(parts[i])) < 0)
             break;
     }
-    signal(signal_number, SIG_DFL);
-    raise(signal_number);
+    raise(signal_number); /* the handler is gone after its first use */
 }
 
 static void watch_aborts(const struct explorer *explorer)
 {
     now_at = explorer->place;
     now_in = explorer->scenario;
-    signal(SIGABRT, on_abort);
-    signal(SIGSEGV, on_abort);
+    struct sigaction action = {.sa_handler = on_abort, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGABRT, &action, NULL);
+    sigaction(SIGSEGV, &action, NULL);
 }
 
 struct explore_options explore_defaults(void)
@@ -297,7 +297,7 @@ struct explore_result explore_crashes(const struct scenario *scenario, const str
     return explorer.result;
 }
 
-/* ------------------------------------------------------------------------------------------------ faults */
+/* ------------------------------------------------------------------------------ faults */
 
 static const struct fault fault_kinds[] = {
     {.count = 1, .error = -EIO, .leaves = LEAVES_OLD},
@@ -379,7 +379,7 @@ struct explore_result explore_faults(const struct scenario *scenario, const stru
     return explorer.result;
 }
 
-/* ------------------------------------------------------------------------------------------------ random */
+/* ------------------------------------------------------------------------------ random */
 
 static void random_faults(struct run_state *run)
 {

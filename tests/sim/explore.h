@@ -1,15 +1,15 @@
-/* explore.h: tries a scenario with a crash or a fault at every point, and random work with random crashes and faults. */
+/* explore.h: tries a scenario with a crash or a fault at every point, and random work with random crashes
+ * and faults. */
 #ifndef WALRUS_SIM_EXPLORE_H
 #define WALRUS_SIM_EXPLORE_H
 
 #include "scenario.h"
 
 struct explore_options {
-    uint32_t bits;   /* up to this many open questions every answer is tried */
-    uint32_t images; /* random images for each point beyond that */
-    uint32_t
-        nested_every; /* of how many images one is recovered with a crash at each point of the recovery; 0: none */
-    uint32_t twice_every; /* of how many images one is recovered, cut and recovered again; 0: none */
+    uint32_t bits;         /* up to this many open questions every answer is tried */
+    uint32_t images;       /* random images for each point beyond that */
+    uint32_t nested_every; /* one of how many images is recovered with a crash at each point; 0: none */
+    uint32_t twice_every;  /* of how many images one is recovered, cut and recovered again; 0: none */
     uint64_t seed;
     const struct fault *lie; /* for mutation checks: set in every life */
     FILE *trace;
@@ -22,9 +22,11 @@ struct explore_result {
     char text[1536]; /* what broke, where, and the command that shows it again */
 };
 
-/* A crash before every event, power and kill, with the choices that `options` allow; each image is recovered and judged. */
+/* A crash before every event, power and kill, with the choices that `options` allow; each image is
+ * recovered and judged. */
 struct explore_result explore_crashes(const struct scenario *scenario, const struct explore_options *options);
-/* The n-th op fails, n = 1, 2, ...: once, or from then on; then the machine loses power, or the broker is killed. */
+/* The n-th op fails, n = 1, 2, ...: once, or from then on; then the machine loses power, or the broker is
+ * killed. */
 struct explore_result explore_faults(const struct scenario *scenario, const struct explore_options *options);
 /* One whole random run of several lives. *trace gets a hash of everything that happened. */
 struct explore_result explore_random(uint64_t seed, const struct explore_options *options, uint64_t *trace);

@@ -1,4 +1,5 @@
-/* image.c: files, names and versions of a simulated store folder; see image.h. What a crash makes of them is in crash.c. */
+/* image.c: files, names and versions of a simulated store folder; see image.h. What a crash makes of them
+ * is in crash.c. */
 #include "image.h"
 
 #include <xxhash.h>
@@ -12,7 +13,8 @@ static void *must_allocate(void *pointer)
     return pointer;
 }
 
-/* ------------------------------------------------------------------------------------------------ blocks, slots */
+/* ------------------------------------------------------------------------------------------------ blocks,
+ * slots */
 
 struct block *block_new(const void *bytes)
 {
@@ -99,7 +101,7 @@ void slot_settle(struct slot *slot, bool segment)
         slot->flags |= SLOT_SEALED;
 }
 
-/* ------------------------------------------------------------------------------------------------ files */
+/* ------------------------------------------------------------------------------ files */
 
 static void inode_drop(struct inode *inode)
 {
@@ -200,7 +202,7 @@ uint32_t image_new_inode(struct image *image, bool segment)
     return image->inode_count++;
 }
 
-/* ------------------------------------------------------------------------------------------------ names */
+/* ------------------------------------------------------------------------------ names */
 
 uint32_t names_find(const struct names *names, const char *name)
 {
@@ -276,7 +278,7 @@ uint32_t image_find(const struct image *image, const char *name)
     return at == UINT32_MAX ? UINT32_MAX : image->now.list[at].inode;
 }
 
-/* ------------------------------------------------------------------------------------------------ images */
+/* ------------------------------------------------------------------------------ images */
 
 struct image *image_new(uint64_t space)
 {
@@ -445,7 +447,8 @@ uint64_t image_hash(const struct image *image)
     return hash;
 }
 
-/* ------------------------------------------------------------------------------------------------ for tests */
+/* ------------------------------------------------------------------------------------------------ for
+ * tests */
 
 uint64_t image_size(const struct image *image, const char *name)
 {

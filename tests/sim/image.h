@@ -1,21 +1,21 @@
-/* image.h: what a simulated store folder holds, as a value: files, names, and for everything that is not durable yet the
- * choices a power cut has. Copying one is cheap (blocks and files are shared until written), so that one prefix of a run can
- * be tried with many ends.
+/* image.h: what a simulated store folder holds, as a value: files, names, and for everything that is not
+ * durable yet the choices a power cut has. Copying one is cheap (blocks and files are shared until
+ * written), so that one prefix of a run can be tried with many ends.
  *
  * One 4 KiB block of a file is a slot:
  *   now       what a read returns (NULL: zeros)
- *   versions  NULL: the medium holds `now`. Else everything the medium may hold: what it held at the last successful flush
- *             and all that was written since
- *   POISONED  a flush that covered it failed: reads go on showing `now`, later flushes answer 0 and do nothing for it, until
- *             it is written again
+ *   versions  NULL: the medium holds `now`. Else everything the medium may hold: what it held at the last
+ *             successful flush and all that was written since
+ *   POISONED  a flush that covered it failed: reads go on showing `now`, later flushes answer 0 and do
+ *             nothing for it, until it is written again
  *   WHOLE     the last write to it said that it succeeded
  *   SEALED    WHOLE, and then flushed with success, not zeros: from then on a write to it breaks G17
  *
- * Names: `now` is what list and open see, `durable` what the last SYNC_DIRECTORY made sure of, `changes` lies between. A power
- * cut keeps any subset of the changes, in order. A rename is one change.
+ * Names: `now` is what list and open see, `durable` what the last SYNC_DIRECTORY made sure of, `changes`
+ * lies between. A power cut keeps any subset of the changes, in order. A rename is one change.
  *
- * A crash leaves `landings`: what was in flight. disk_image_power and disk_image_kill turn an image with landings into one
- * that a next life can start on. */
+ * A crash leaves `landings`: what was in flight. disk_image_power and disk_image_kill turn an image with
+ * landings into one that a next life can start on. */
 #ifndef WALRUS_SIM_IMAGE_H
 #define WALRUS_SIM_IMAGE_H
 
@@ -104,18 +104,18 @@ struct image {
 };
 
 struct image *image_new(uint64_t space);
-struct image *image_copy(const struct image *image);
+struct image *image_copy(const struct image *from);
 void image_free(struct image *image);
 /* Equal images have equal hashes: names, sizes, bytes, and all that a crash may still change. */
 uint64_t image_hash(const struct image *image);
 
-/* ------------------------------------------------------------------------------------------------ crashes */
+/* ------------------------------------------------------------------------------ crashes */
 
 enum crash { CRASH_POWER, CRASH_KILL };
 const char *crash_name(enum crash crash);
 
-/* How the open questions of a crash are answered: by a bit each (0: as before, 1: as written), or by chance, where a block
- * may also become an older version, a mix of sectors, or garbage. */
+/* How the open questions of a crash are answered: by a bit each (0: as before, 1: as written), or by
+ * chance, where a block may also become an older version, a mix of sectors, or garbage. */
 struct choices {
     bool by_chance;
     uint64_t mask;
@@ -132,7 +132,8 @@ uint32_t image_questions(const struct image *image, enum crash crash);
 /* A new image, as the next life finds it. */
 struct image *image_crash(const struct image *image, enum crash crash, struct choices *choices);
 
-/* ------------------------------------------------------------------------------------------------ for tests */
+/* ------------------------------------------------------------------------------------------------ for
+ * tests */
 
 uint32_t image_find(const struct image *image, const char *name); /* inode number, or UINT32_MAX */
 uint64_t image_size(const struct image *image, const char *name);
@@ -146,7 +147,8 @@ void image_clone_file(struct image *image, const char *name, const char *new_nam
 void image_remove_file(struct image *image, const char *name);
 void image_resize_file(struct image *image, const char *name, uint64_t size);
 
-/* ------------------------------------------------------------------------------------------------ for the disk */
+/* ------------------------------------------------------------------------------------------------ for the
+ * disk */
 
 struct block *block_new(const void *bytes); /* NULL for zeros */
 struct block *block_ref(struct block *block);

@@ -80,7 +80,7 @@ struct batch *ledger_at(struct ledger *ledger, uint32_t id)
     return &ledger->batches[id - 1];
 }
 
-/* ------------------------------------------------------------------------------------------------ bytes */
+/* ------------------------------------------------------------------------------ bytes */
 
 uint64_t entry_length(const struct batch *batch, uint32_t entry)
 {
@@ -131,7 +131,7 @@ void ledger_note_written(struct ledger *ledger, const void *bytes, uint64_t leng
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ readers */
+/* ------------------------------------------------------------------------------ readers */
 
 void scan_begin(struct scan *scan, struct ledger *ledger, uint32_t topic, bool from_start)
 {
@@ -140,7 +140,8 @@ void scan_begin(struct scan *scan, struct ledger *ledger, uint32_t topic, bool f
     check_bug(scan->seen != NULL);
 }
 
-/* The stamp at the head of an entry: sets the batch, if one begins here, or if the reader began in the middle. */
+/* The stamp at the head of an entry: sets the batch, if one begins here, or if the reader began in the
+ * middle. */
 static bool scan_stamp(struct scan *scan, uint64_t sequence, const uint8_t *bytes, uint64_t length,
                        uint64_t epoch)
 {
@@ -262,7 +263,8 @@ void scan_end(struct scan *scan)
     scan->seen = NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------ after a start */
+/* ------------------------------------------------------------------------------------------------ after a
+ * start */
 
 static bool answered_durable(const struct ledger *ledger, const struct batch *batch)
 {
@@ -321,7 +323,8 @@ static void settle_one(struct ledger *ledger, struct batch *batch, bool seen, en
     batch->group = 0;
 }
 
-/* A pair of epoch and sequence that was answered or shown is never given to another entry, even if it was lost. */
+/* A pair of epoch and sequence that was answered or shown is never given to another entry, even if it was
+ * lost. */
 static void check_burnt(struct ledger *ledger, const struct batch *lost)
 {
     if (lost->fate != FATE_GONE || !lost->sequenced)

@@ -1,13 +1,14 @@
-/* ledger.h: what was asked of the log and what it answered, kept outside the disk; and the judgement of what a reader finds.
+/* ledger.h: what was asked of the log and what it answered, kept outside the disk; and the judgement of
+ * what a reader finds.
  *
- * Every entry's bytes follow from {batch, entry, entries of the batch}, so that any mixture of batches, any missing, doubled
- * or changed byte is seen. The first entry of a batch is never shorter than its stamp.
+ * Every entry's bytes follow from {batch, entry, entries of the batch}, so that any mixture of batches,
+ * any missing, doubled or changed byte is seen. The first entry of a batch is never shorter than its stamp.
  *
  * The fate of a batch
  *
- *   OPEN    --answered 0--------------------> OK       must stay (how long depends on the level and the kind of crash)
+ *   OPEN    --answered 0--------------------> OK       must stay (see settle)
  *   OPEN    --answered with an error, aborted> FAILED   must never be seen
- *   OPEN    --a crash, then seen by a start--> OK       at level durable: a start serves only what it has made durable
+ *   OPEN    --a crash, then seen by a start--> OK       at level durable, as all that a start serves
  *   OPEN    --a crash, then not seen---------> GONE     must never be seen
  *   OK      --level below durable, power-----> GONE
  *   refused at once: REFUSED; must never be seen, and no byte of it may reach the disk */
@@ -67,7 +68,8 @@ void entry_fill(const struct batch *batch, uint32_t entry, uint64_t offset, uint
 /* Bytes were handed to the disk: remembers whose. */
 void ledger_note_written(struct ledger *ledger, const void *bytes, uint64_t length);
 
-/* ------------------------------------------------------------------------------------------------ judging readers */
+/* ------------------------------------------------------------------------------------------------ judging
+ * readers */
 
 /* Reads one topic in order and matches what comes with the ledger. */
 struct scan {
@@ -100,7 +102,8 @@ enum end {
     END_POWER
 }; /* how a life ended; the worst one since the last start counts */
 
-/* A start served: `seen` (by batch id) is all that can be read of all topics. Judges it, and settles every open fate. */
+/* A start served: `seen` (by batch id) is all that can be read of all topics. Judges it, and settles every
+ * open fate. */
 void ledger_settle(struct ledger *ledger, const uint8_t *seen, enum end end);
 
 #endif

@@ -77,7 +77,7 @@ bool run_start(struct run_state *run)
     return false;
 }
 
-/* ------------------------------------------------------------------------------------------------ writes */
+/* ------------------------------------------------------------------------------ writes */
 
 static struct topic *topic_of(struct run_state *run, uint32_t number)
 {
@@ -244,7 +244,7 @@ int run_write(struct run_state *run, uint32_t topic, uint32_t owner, uint32_t en
     return -ESHUTDOWN;
 }
 
-/* ------------------------------------------------------------------------------------------------ streams */
+/* ------------------------------------------------------------------------------ streams */
 
 struct sim_stream *run_stream(struct run_state *run, uint32_t topic, uint32_t entries, uint32_t bytes)
 {
@@ -344,7 +344,7 @@ void run_abort(struct run_state *run, struct sim_stream *stream)
     stream->sent_last = true;
 }
 
-/* ------------------------------------------------------------------------------------------------ time */
+/* ------------------------------------------------------------------------------ time */
 
 void run_pump(struct run_state *run, int64_t limit_ns)
 {
@@ -449,7 +449,7 @@ struct image *run_end(struct run_state *run)
     return disk_end(run->disk);
 }
 
-/* ------------------------------------------------------------------------------------------------ reads */
+/* ------------------------------------------------------------------------------ reads */
 
 struct reader {
     struct log_read read;
@@ -539,7 +539,7 @@ void run_read_some(struct run_state *run, uint32_t topic)
     reader.read.max_entries = 1 + (uint32_t)seed_below(&run->seed, 50);
     reader.read.max_bytes = 1 + (uint32_t)seed_below(&run->seed, 32u << 10);
     reader.read.from = view.visible_next > 1 ? 1 + seed_below(&run->seed, view.visible_next) : 0;
-    struct scan scan;
+    struct scan scan = {0};
     scan_begin(&scan, run->ledger, topic, false);
     if (read_once(run, &reader) && reader.read.result > 0)
         feed_runs(run, &scan, &reader.read);
@@ -552,7 +552,7 @@ static bool read_all(struct run_state *run, uint32_t topic, uint8_t *seen)
     struct topic *from = topic_of(run, topic);
     if (from == NULL)
         return false;
-    struct scan scan;
+    struct scan scan = {0};
     scan_begin(&scan, run->ledger, topic, true);
     struct reader reader = {
         .read = {.topic = from, .max_entries = MAX_BATCH_ENTRIES, .max_bytes = READ_BYTES / 2}};

@@ -1,8 +1,10 @@
 /* run.h: one life of a log on a simulated disk, with clients that write everything they do into the ledger.
  *
- *   run_begin, run_start, then writes, reads, time; then run_stop (a clean stop) or nothing (a crash); run_end gives the image.
+ *   run_begin, run_start, then writes, reads, time; then run_stop (a clean stop) or nothing (a crash);
+ *   run_end gives the image.
  *
- * Once the machine is gone, or the log has fail-stopped, every call does nothing, so that a scenario simply runs out. */
+ * Once the machine is gone, or the log has fail-stopped, every call does nothing, so that a scenario
+ * simply runs out. */
 #ifndef WALRUS_SIM_RUN_H
 #define WALRUS_SIM_RUN_H
 

@@ -1,5 +1,5 @@
-/* seed.h: the one source of chance in the simulator. Every decision comes from a 64-bit seed through this generator
- * (splitmix64), so that the same seed gives the same run, byte for byte (G26). */
+/* seed.h: the one source of chance in the simulator. Every decision comes from a 64-bit seed through this
+ * generator (splitmix64), so that the same seed gives the same run, byte for byte (G26). */
 #ifndef WALRUS_SIM_SEED_H
 #define WALRUS_SIM_SEED_H
 

@@ -1,7 +1,8 @@
-/* test_crash.c: each scenario is crashed before every event, by power and by kill; every image that can follow (or many of
- * them) is recovered by the real log and judged: G1 what was answered is there, G2 whole or not at all, G3 nothing that
- * failed, G4 nothing refused was written, G6 a crash inside the recovery changes nothing, G7 a prefix without holes, G17 no
- * committed block is written again, G27 the very bytes. */
+/* test_crash.c: each scenario is crashed before every event, by power and by kill; every image that can
+ * follow (or many of them) is recovered by the real log and judged: G1 what was answered is there, G2
+ * whole or not at all, G3 nothing that failed, G4 nothing refused was written, G6 a crash inside the
+ * recovery changes nothing, G7 a prefix without holes, G17 no committed block is written again, G27 the
+ * very bytes. */
 #include "explore.h"
 
 #include <criterion/criterion.h>

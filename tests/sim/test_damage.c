@@ -1,6 +1,7 @@
-/* test_damage.c: bytes that rot, blocks and files that turn up in the wrong place, lengths made up by a stranger. Whatever is
- * done to a stopped store, the next start either refuses with words, or every read gives the committed bytes or -EBADMSG:
- * G13, G15, G16, G18, G27. Only at the end of a log that was not proved durable may anything be missing without a word. */
+/* test_damage.c: bytes that rot, blocks and files that turn up in the wrong place, lengths made up by a
+ * stranger. Whatever is done to a stopped store, the next start either refuses with words, or every read
+ * gives the committed bytes or -EBADMSG: G13, G15, G16, G18, G27. Only at the end of a log that was not
+ * proved durable may anything be missing without a word. */
 #include "explore.h"
 
 #include "../../broker/log/format.h"
@@ -13,7 +14,7 @@ uint32_t crc32c(uint32_t seed, const void *data,
 
 struct store {
     struct image *image;
-    struct ledger ledger;
+    struct ledger ledger = {0};
 };
 
 static void fill(struct run_state *run, uint32_t groups)
@@ -52,7 +53,7 @@ static void free_store(struct store *store)
 /* Starts on the damaged image (which it takes) and reads everything. `what` names the damage. */
 static bool judge_damage(const struct store *store, struct image *image, bool any_error, const char *what)
 {
-    struct ledger ledger;
+    struct ledger ledger = {0};
     struct run_state run;
     ledger_copy(&ledger, &store->ledger);
     run_begin(&run, image, &ledger, 99);
@@ -223,7 +224,8 @@ Test(damage, g13_missing_cut_and_extra_files_are_found_or_harmless)
     free_store(&store);
 }
 
-/* ------------------------------------------------------------------------------------------------ hostile numbers */
+/* ------------------------------------------------------------------------------------------------ hostile
+ * numbers */
 
 static uint64_t hostile_number(struct seed *seed)
 {
@@ -258,22 +260,40 @@ static void forge(struct image *image, const char *name, uint32_t crc_at, struct
     uint32_t crc = crc32c(0, bytes, crc_at);
     memcpy(bytes + crc_at, &crc, sizeof crc);
     image_set_block(image, name, 0, bytes);
-    snprintf(what, 320, "%s with %llu at %u (%u bytes)", name, (unsigned long long)number, at, wide ? 8 : 4);
+    snprintf(what, 320, "%s with %llu at %u (%u bytes)", name, (unsigned long long)number, at,
+             wide ? 8u : 4u);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+
+/* A made-up length that is believed then ends in -ENOMEM or worse. A sanitizer needs the address space for
+ * itself, and has a limit of its own for one allocation. */
+static void bound_memory(void)
+{
+#ifndef SANITIZED
+    struct rlimit limit;
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = UINT64_C(1) << 30;
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+#endif
 }
 
 Test(damage, g16_made_up_numbers_crash_nothing_and_take_no_memory)
 {
     struct store store;
     make_store(&store, 5);
-    struct rlimit limit;
-    getrlimit(RLIMIT_AS, &limit);
-    limit.rlim_cur = UINT64_C(1) << 30;
-    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    bound_memory();
     struct seed seed = {19};
     for (uint32_t i = 0; i < 1500; i++) {
         const char *name = store.image->now.list[seed_below(&seed, store.image->now.count)].name;
         uint32_t crc_at = strstr(name, ".index") != NULL ? 124 : 252;
-        struct ledger ledger;
+        struct ledger ledger = {0};
         ledger_copy(&ledger, &store.ledger);
         struct image *image = image_copy(store.image);
         char what[320];

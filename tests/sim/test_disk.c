@@ -1,4 +1,5 @@
-/* test_disk.c: the simulated disk loses, tears and fails what it says it does. A crash test is worth what its disk is. */
+/* test_disk.c: the simulated disk loses, tears and fails what it says it does. A crash test is worth what
+ * its disk is. */
 #include "disk.h"
 
 #include <criterion/criterion.h>

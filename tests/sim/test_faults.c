@@ -1,5 +1,6 @@
-/* test_faults.c: the n-th op of each scenario fails, n = 1, 2, ..., once or from then on, in eight ways; then power or kill.
- * G3, G8, G9, G10, and, in the scenarios that cut the start too, G14: an error in a recovery is never "the end of the log". */
+/* test_faults.c: the n-th op of each scenario fails, n = 1, 2, ..., once or from then on, in eight ways;
+ * then power or kill. G3, G8, G9, G10, and, in the scenarios that cut the start too, G14: an error in a
+ * recovery is never "the end of the log". */
 #include "explore.h"
 
 #include <criterion/criterion.h>

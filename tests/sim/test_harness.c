@@ -1,5 +1,5 @@
-/* test_harness.c: the harness against a toy log: right, it passes; with one mistake of each kind, the mistake is found, and
- * by the promise that it breaks. */
+/* test_harness.c: the harness against a toy log: right, it passes; with one mistake of each kind, the
+ * mistake is found, and by the promise that it breaks. */
 #include "explore.h"
 #include "toy.h"
 

@@ -1,5 +1,5 @@
-/* test_mutation.c: would the harness notice? Each of these takes away something the log relies on, without telling it; the
- * crash tests must then fail. A suite that passes with the flush removed proves nothing. */
+/* test_mutation.c: would the harness notice? Each of these takes away something the log relies on, without
+ * telling it; the crash tests must then fail. A suite that passes with the flush removed proves nothing. */
 #include "explore.h"
 
 #include <criterion/criterion.h>
@@ -36,8 +36,8 @@ Test(mutation, g19_is_broken_without_syncs_of_the_folder)
         noticed(&(struct fault){.kinds = 1u << IO_SYNC_DIRECTORY, .count = FAULT_FOR_EVER, .lies = true}));
 }
 
-/* Leaves out the n-th flush of a segment after the start, one at a time. The prepared space and the sidecars may not need
- * theirs; the groups and headers do. */
+/* Leaves out the n-th flush of a segment after the start, one at a time. The prepared space and the
+ * sidecars may not need theirs; the groups and headers do. */
 Test(mutation, g1_is_broken_without_a_single_one_of_some_flushes)
 {
     uint32_t found = 0, tried = 0;

@@ -55,7 +55,8 @@ Test(start, g11_names_a_living_holder_by_pid_and_refuses)
     finish(&story);
 }
 
-/* A group is in the device when its broker is killed; it lands a second later, while the next broker is starting. */
+/* A group is in the device when its broker is killed; it lands a second later, while the next broker is
+ * starting. */
 Test(start, g11_waits_for_the_writes_of_a_dead_predecessor)
 {
     uint32_t waited = 0;

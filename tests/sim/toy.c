@@ -1,7 +1,8 @@
-/* toy.c: see toy.h. One file; each write is a record of whole blocks: header, records, payload; one write, one flush, one
- * answer at a time. A stream is kept in memory and becomes one record. A write error ends it (fail-stop), like a failed flush.
- * A start reads the file up to the first invalid record, writes what it has read into a new file, flushes that, renames it
- * over the old one, syncs the folder, and only then serves. */
+/* toy.c: see toy.h. One file; each write is a record of whole blocks: header, records, payload; one write,
+ * one flush, one answer at a time. A stream is kept in memory and becomes one record. A write error ends
+ * it (fail-stop), like a failed flush. A start reads the file up to the first invalid record, writes what
+ * it has read into a new file, flushes that, renames it over the old one, syncs the folder, and only then
+ * serves. */
 #include "toy.h"
 
 #include "run.h"
@@ -61,10 +62,9 @@ static uint64_t sum_of(const struct record *record)
     return XXH3_64bits(&record->number, record->bytes - offsetof(struct record, number));
 }
 
-static uint8_t *payload_of(const struct record *record)
+static uint8_t *payload_of(struct record *record)
 {
-    return (uint8_t *)(uintptr_t)record + sizeof *record +
-           align_up(record->entries * sizeof(struct entry_record), 16);
+    return (uint8_t *)record + sizeof *record + align_up(record->entries * sizeof(struct entry_record), 16);
 }
 
 static struct record *record_new(uint32_t entries, uint64_t payload_bytes)
@@ -82,7 +82,7 @@ static struct record *record_new(uint32_t entries, uint64_t payload_bytes)
     return record;
 }
 
-/* ------------------------------------------------------------------------------------------------ commit */
+/* ------------------------------------------------------------------------------ commit */
 
 static void take_record(struct log *log, struct record *record)
 {
@@ -190,7 +190,7 @@ const struct error *log_failed(const struct log *log)
     return log->failed.code != 0 ? &log->failed : NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------ writes */
+/* ------------------------------------------------------------------------------ writes */
 
 /* What a stream has so far; its id is a slot + 1. */
 static struct record *stream_record(const struct log *log, const struct stream *stream)
@@ -213,7 +213,7 @@ static void stream_keep(struct log *log, struct stream *stream, struct record *r
 }
 
 /* The record so far and one more write behind it. */
-static struct record *record_joined(const struct record *old, const struct write *write)
+static struct record *record_joined(struct record *old, const struct write *write)
 {
     uint32_t before = old == NULL ? 0 : old->entries, join = old != NULL && write->stream->open_entry;
     uint64_t had = old == NULL ? 0 : old->payload_bytes;
@@ -298,7 +298,8 @@ void log_stream_abort(struct log *log, struct stream *stream)
     stream->admitted = false;
 }
 
-/* ------------------------------------------------------------------------------------------------ topics, reads */
+/* ------------------------------------------------------------------------------------------------ topics,
+ * reads */
 
 int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool create,
               struct topic **out)
@@ -345,7 +346,7 @@ void log_topic_view(const struct topic *topic, struct topic_view *view)
 }
 
 /* One entry, or a piece of it. */
-static void read_entry(struct log_read *read, const struct record *record, uint32_t entry)
+static void read_entry(struct log_read *read, struct record *record, uint32_t entry)
 {
     uint64_t at = 0;
     for (uint32_t i = 0; i < entry; i++)
@@ -378,7 +379,7 @@ void log_read(struct log *log, struct log_read *read)
     read->used = 0;
     read->next_sequence = from;
     for (uint32_t i = 0; i < log->record_count; i++) {
-        const struct record *record = log->records[i];
+        struct record *record = log->records[i];
         if (record->topic != read->topic->number || from < record->first_sequence)
             continue;
         if (from - record->first_sequence < record->entries) {
@@ -390,7 +391,8 @@ void log_read(struct log *log, struct log_read *read)
     log->reads = read;
 }
 
-/* ------------------------------------------------------------------------------------------------ start and stop */
+/* ------------------------------------------------------------------------------------------------ start
+ * and stop */
 
 static int64_t simple(struct log *log, enum io_kind kind, struct io_file *file, const char *name,
                       const char *new_name)

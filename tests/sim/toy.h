@@ -1,5 +1,6 @@
-/* toy.h: a small log of its own behind broker/log/log.h, with a switch for each mistake that the harness must notice. It is
- * how the harness itself is tested: right, it must pass; with any one mistake, it must be caught. */
+/* toy.h: a small log of its own behind broker/log/log.h, with a switch for each mistake that the harness
+ * must notice. It is how the harness itself is tested: right, it must pass; with any one mistake, it must
+ * be caught. */
 #ifndef WALRUS_SIM_TOY_H
 #define WALRUS_SIM_TOY_H
 
