@@ -190,6 +190,23 @@ Test(commit, g9_an_exceeded_quota_is_enospc_too)
     twice(-EDQUOT, -ENOSPC, false);
 }
 
+Test(commit, g3_a_group_is_tried_twice_and_not_a_third_time_even_if_there_is_space)
+{
+    life_crash(&life);
+    life.options.prepare_only_spare = false;
+    life_start(&life);
+    life_quiet(&life);
+    /* Group, header, group, header: a third try would be write 4. */
+    fail_ops(IO_WRITE, 1 << 0 | 1 << 2, -EIO);
+    struct sent *sent = batch(3, 5000);
+    life_settle(&life);
+    cr_assert_eq(sent->write.result, -EIO, "%d", sent->write.result);
+    cr_assert_eq(life.plans[IO_WRITE].seen, 4u, "%llu writes", (unsigned long long)life.plans[IO_WRITE].seen);
+    life_put(&life, "t", 1, 10);
+    life_verify(&life);
+    same_after_restarts();
+}
+
 Test(commit, g3_a_failed_answer_comes_only_after_the_roll_back_is_durable)
 {
     fail_ops(IO_WRITE, 1 << 0 | 1 << 2, -EIO);

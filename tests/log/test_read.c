@@ -342,6 +342,32 @@ Test(reading, g15_a_sidecar_of_another_segment_is_ignored)
     life_verify(&life);
 }
 
+Test(reading, g15_a_sidecar_of_another_life_is_ignored)
+{
+    many_segments();
+    life_crash(&life);
+    disk_scan(&life, &disk);
+    unsigned fields[] = {offsetof(struct index_header, epoch_nonce), offsetof(struct index_header, store_id),
+                         offsetof(struct index_header, segment), offsetof(struct index_header, end)};
+    for (size_t i = 0; i < array_count(fields); i++) {
+        char name[40];
+        struct index_header header;
+        snprintf(name, sizeof name, "%.8s.index", disk.segments[i].name);
+        file_peek(&life, name, 0, &header, sizeof header);
+        ((uint8_t *)&header)[fields[i]] ^= 1;
+        header.crc = crc32c(0, &header, offsetof(struct index_header, crc));
+        file_poke(&life, name, 0, &header, sizeof header);
+    }
+    life_start(&life);
+    life_verify(&life);
+    for (size_t i = 0; i < array_count(fields); i++) {
+        char words[40];
+        snprintf(words, sizeof words, "index of segment %llu rebuilt",
+                 (unsigned long long)disk.segments[i].header.number);
+        cr_assert(life_said(&life, words), "byte %u is not looked at; said:\n%s", fields[i], life.said);
+    }
+}
+
 Test(reading, g16_a_sidecar_with_made_up_numbers_and_right_sums_is_ignored)
 {
     many_segments();

@@ -368,6 +368,14 @@ Test(recovery, case_m_a_missing_closed_segment_is_refused_with_its_number)
     cr_assert_not_null(strstr(life.error.text, "missing"));
 }
 
+Test(recovery, case_m_a_checkpoint_without_any_segment_is_refused)
+{
+    stopped();
+    cr_assert_eq(disk.segment_count, 1u);
+    file_delete(&life, disk.segments[0].name);
+    life_refused(&life, -EBADMSG, "segment");
+}
+
 Test(recovery, case_s_a_segment_shorter_than_its_end_is_refused_with_both_lengths)
 {
     stopped_with_segments();

@@ -251,3 +251,51 @@ Test(tail, a_strangers_file_beside_a_store_does_no_harm)
     life_verify(&life);
     cr_assert(file_there(&life, "notes.txt"));
 }
+
+/* -------------------------------------------------------------------------------------------- the chain */
+
+static void group_header_poke(const struct disk_group *g, struct group_header *header)
+{
+    header->crc = crc32c(g->identity.seed.crc, header, offsetof(struct group_header, crc));
+    file_poke(&life, g->file, g->header.offset, header, sizeof *header);
+}
+
+Test(tail, g15_a_group_of_another_history_is_not_taken_even_with_a_right_sum)
+{
+    crashed();
+    const struct disk_group *middle = &disk.groups[2], *last = disk_last(&disk);
+    struct group_header other = middle->header;
+    other.previous_digest.high ^= 1;
+    group_header_poke(middle, &other);
+    damaged_at(middle->file, middle->header.offset);
+    other = middle->header;
+    other.number++;
+    group_header_poke(middle, &other);
+    damaged_at(middle->file, middle->header.offset);
+    other = middle->header;
+    group_header_poke(middle, &other);
+    other = last->header;
+    other.previous_digest.low ^= 1;
+    group_header_poke(last, &other);
+    cr_assert_str_eq(life.model[0].name, "t");
+    life.model[0].next--; /* the last group, proved by nothing: cut */
+    serves_the_same_for_ever();
+}
+
+Test(tail, g15_a_segment_that_does_not_continue_the_one_before_is_refused)
+{
+    crashed_with_segments();
+    const struct disk_segment *newest = disk_newest(&disk);
+    struct segment_header header = newest->header;
+    header.previous_digest.low ^= 1;
+    file_header_poke(&life, newest->name, &header);
+    life_refused(&life, -EBADMSG, "continue");
+    header = newest->header;
+    header.first_group++;
+    file_header_poke(&life, newest->name, &header);
+    life_refused(&life, -EBADMSG, newest->name);
+    header = newest->header;
+    file_header_poke(&life, newest->name, &header);
+    life_start(&life);
+    life_verify(&life);
+}

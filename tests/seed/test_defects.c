@@ -186,6 +186,25 @@ Test(original_defect, d05_busy_is_told_with_its_reason_and_four_producers_do_not
     cr_assert_eq(values.log_batches, 4 * BATCHES_EACH);
 }
 
+Test(original_defect, d05_busy_is_told_with_an_estimate)
+{
+    broker_start(&place, SMALL_SEGMENTS);
+    walrus *one = client(), *two = client();
+    put_well(two, "t", 1, 1, 10);
+    walrus_batch *batch;
+    cr_assert_eq(walrus_batch_begin(topic_of(one, "t"), &batch), 0);
+    cr_assert_eq(add_entries(batch, "t", 2, 40, 60000), 0);
+    struct walrus_receipt receipt = {0};
+    int result = 0;
+    for (unsigned i = 0; result != -EBUSY && i < 1000; i++)
+        result = put(two, "u", 1 + i, 1, 10, NULL) == 0 ? put(two, "t", 2, 1, 10, &receipt) : -EIO;
+    cr_assert_eq(result, -EBUSY);
+    cr_assert_gt(receipt.retry_after_us, 0u);
+    walrus_batch_abort(batch);
+    walrus_close(one);
+    walrus_close(two);
+}
+
 /* -------------------------------------------------------------------------------------- 6 to 8: content */
 
 Test(original_defect, d06_what_follows_an_entry_of_25_mib_survives_a_restart)

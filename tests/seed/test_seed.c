@@ -114,8 +114,8 @@ static void limit_file_size(rlim_t bytes)
     cr_assert_eq(prlimit(place.broker.pid, RLIMIT_FSIZE, &limit, NULL), 0, "%s", strerror(errno));
 }
 
-/* Writes beyond `bytes` of any file fail with EFBIG from now on. The spares for a roll-back have been
- * prepared. */
+/* Writes beyond `bytes` of any file fail with EFBIG (and SIGXFSZ) from now on. The spares for a roll-back
+ * have been prepared. */
 static void writes_fail_beyond(rlim_t bytes)
 {
     for (unsigned i = 0; store_files(".segment") < 5 || store_files(".new") > 0; i++) {
@@ -125,15 +125,8 @@ static void writes_fail_beyond(rlim_t bytes)
     limit_file_size(bytes);
 }
 
-static void ignore_file_size_signal(void)
-{
-    struct sigaction ignore = {.sa_handler = SIG_IGN};
-    sigaction(SIGXFSZ, &ignore, NULL); /* inherited by the broker */
-}
-
 Test(seed_unit, a_write_failure_rolls_back)
 {
-    ignore_file_size_signal();
     broker_start(&place, SMALL_SEGMENTS, "--io", "pwrite");
     walrus *handle = client();
     put_well(handle, "t", 1, 3, 1000);
@@ -277,7 +270,6 @@ Test(seed_failure, g9_a_failed_allocation_returns_an_error_and_changes_nothing)
 
 Test(seed_failure, g3_a_failed_write_is_rolled_back_for_ever)
 {
-    ignore_file_size_signal();
     broker_start(&place, SMALL_SEGMENTS, "--io", "pwrite");
     walrus *handle = client();
     put_well(handle, "t", 1, 2, 100);
