@@ -14,7 +14,7 @@ uint32_t crc32c(uint32_t seed, const void *data,
 
 struct store {
     struct image *image;
-    struct ledger ledger = {0};
+    struct ledger ledger;
 };
 
 static void fill(struct run_state *run, uint32_t groups)
