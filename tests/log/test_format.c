@@ -4,6 +4,8 @@
 
 #include "format_fields.h"
 
+#include <glob.h>
+
 #define BLOCK 4096u
 
 static struct segment_identity identity_make(uint64_t number)
@@ -438,5 +440,47 @@ Test(format, the_tables_of_format_md_are_those_of_format_h)
     for (const char *line = strstr(d.text, "\n| "); line != NULL; line = strstr(line + 1, "\n| "))
         written += line[3] >= '0' && line[3] <= '9';
     cr_assert_eq(written, rows, "FORMAT.md has %u rows of fields, format.h %u", written, rows);
+    free(d.text);
+}
+
+/* "`SUITE::NAME`" in the document: a test of this folder. */
+static bool test_there(const char *suite, const char *name)
+{
+    const char *folder = getenv("WALRUS_TEST_SOURCES");
+    cr_assert_not_null(folder, "WALRUS_TEST_SOURCES is not set; run this through meson test");
+    char pattern[512], wanted[256];
+    snprintf(pattern, sizeof pattern, "%s/test_*.c", folder);
+    snprintf(wanted, sizeof wanted, "Test(%s, %s", suite, name);
+    glob_t files;
+    bool there = false;
+    cr_assert_eq(glob(pattern, 0, NULL, &files), 0);
+    for (size_t i = 0; i < files.gl_pathc && !there; i++) {
+        char line[256];
+        FILE *file = fopen(files.gl_pathv[i], "re");
+        cr_assert_not_null(file);
+        while (!there && fgets(line, sizeof line, file) != NULL)
+            there = strncmp(line, wanted, strlen(wanted)) == 0 && strchr("),", line[strlen(wanted)]) != NULL;
+        fclose(file);
+    }
+    globfree(&files);
+    return there;
+}
+
+Test(format, every_test_that_format_md_names_for_a_case_is_there)
+{
+    struct document d = document_load();
+    unsigned named = 0;
+    for (const char *at = d.text; (at = strstr(at, "::")) != NULL; at += 2) {
+        char suite[64] = "", name[160] = "";
+        const char *from = at;
+        while (from > d.text && from[-1] != '`' && at - from < 40)
+            from--;
+        snprintf(suite, sizeof suite, "%.*s", (int)(at - from), from);
+        if (sscanf(at + 2, "%159[a-z0-9_]", name) != 1)
+            continue;
+        cr_assert(test_there(suite, name), "FORMAT.md names %s::%s", suite, name);
+        named++;
+    }
+    cr_assert_geq(named, 20u);
     free(d.text);
 }

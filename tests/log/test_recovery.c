@@ -569,22 +569,3 @@ Test(recovery, g13_case_d_a_copied_group_is_proved_by_its_segments_own_header)
     file_flip(&life, copy->file, copy->header.offset + 250, 0);
     damaged_at(copy->file, copy->header.offset);
 }
-
-Test(recovery, g13_case_d_a_checkpoint_proves_groups_of_a_log_that_must_be_walked_whole)
-{
-    stopped();
-    const struct disk_group *last = disk_last(&disk);
-    struct checkpoint_header header;
-    file_peek(&life, "checkpoint-1", 0, &header, sizeof header);
-    header.segments = 0;
-    header.offset = BLOCK_MIN; /* a hint that points to the first group, as one of an earlier life might */
-    header.counter++;
-    file_flip(&life, last->file, last->header.offset + 5, 1);
-    file_poke(&life, "checkpoint-0", 0, &header, sizeof header); /* its sum is wrong: it does not count */
-    int error = life_try_start(&life);
-    if (error == 0)
-        life_crash(
-            &life); /* the good checkpoint vouches for the position; the damage shows when it is read */
-    else
-        cr_assert_eq(error, -EBADMSG);
-}
