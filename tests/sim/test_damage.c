@@ -158,7 +158,7 @@ Test(damage, g18_a_block_in_the_wrong_place_is_rejected)
 
 Test(damage, g15_files_of_another_life_or_store_are_never_taken_for_ours)
 {
-    struct store store, other, early;
+    struct store store, other, early = {0};
     make_store(&store, 5);
     make_store(&other, 500);
     early.image = image_copy(store.image);
