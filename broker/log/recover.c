@@ -25,7 +25,8 @@
  * of the log because it could not be read (G14). */
 #include "internal.h"
 
-#define WALK_BYTES (2u * GROUP_MAX)
+#define WALK_BYTES (GROUP_MAX + BLOCK_MAX)
+#define READ_BYTES (512u << 10) /* at once, unless a group is larger */
 
 struct link { /* one segment of the chain that is walked */
     struct store_file *file;
@@ -237,13 +238,15 @@ static int build_chain(struct walk *w)
 
 /* --------------------------------------------------------------------------------------------- 4. walking */
 
-/* Makes [offset, offset + GROUP_MAX) of the file available, as far as the file goes. */
-static int load(struct walk *w, const struct store_file *f, uint64_t offset, uint64_t *have)
+/* Makes `need` bytes of the file from `offset` on available, as far as the file goes. */
+static int load(struct walk *w, const struct store_file *f, uint64_t offset, uint64_t need, uint64_t *have)
 {
+    check_bug(need <= GROUP_MAX);
     bool there = w->loaded == f && offset >= w->loaded_from && offset <= w->loaded_to;
     uint64_t left = there ? w->loaded_to - offset : 0;
-    if (!there || (left < GROUP_MAX && w->loaded_to < f->size)) {
-        uint64_t length = offset < f->size ? min_u64(WALK_BYTES, f->size - offset) : 0;
+    if (!there || (left < need && w->loaded_to < f->size)) {
+        uint64_t want = max_u64(need, READ_BYTES);
+        uint64_t length = offset < f->size ? min_u64(want, f->size - offset) : 0;
         uint32_t align = w->log->io->functions->file_align(w->log->io, f->file);
         int64_t got =
             io_read_at(w->log->io, f->file, w->buffer, offset, align_up(length, align > 1 ? align : 1));
@@ -312,13 +315,13 @@ static int apply_group(struct walk *w, const struct store_file *f, const uint8_t
     return 0;
 }
 
-/* A valid group of this segment behind the tail: W = 1 says that everything up to its durable_upto was
- * flushed before it. */
+/* A valid group of this segment behind the tail: W = 1 says that everything up to its durable_upto was flushed
+ * before it. A group is at most GROUP_MAX long, so the one behind a damaged one begins within that. */
 static int look_behind(struct walk *w, const struct link *l, uint64_t tail)
 {
-    for (uint64_t at = tail + l->identity.block; at < tail + WALK_BYTES; at += l->identity.block) {
+    for (uint64_t at = tail + l->identity.block; at <= tail + GROUP_MAX; at += l->identity.block) {
         uint64_t have;
-        int error = load(w, l->file, at, &have);
+        int error = load(w, l->file, at, sizeof(struct group_header), &have);
         if (error != 0)
             return error;
         struct group_header g;
@@ -331,9 +334,9 @@ static int look_behind(struct walk *w, const struct link *l, uint64_t tail)
     return 0;
 }
 
-/* Why the bytes at `at` are not the next group; NULL if they are. */
-static const char *next_group_fault(const struct walk *w, const struct link *l, const uint8_t *bytes,
-                                    uint64_t at, uint64_t have, struct group_header *g)
+/* Why the bytes are not the header of the next group; NULL if they are. */
+static const char *header_fault(const struct walk *w, const struct link *l, const uint8_t *bytes, uint64_t at,
+                                uint64_t have, struct group_header *g)
 {
     uint64_t limit = l->end != 0 ? l->end : l->file->size;
     if (have < sizeof *g || limit - at < sizeof *g)
@@ -345,9 +348,28 @@ static const char *next_group_fault(const struct walk *w, const struct link *l, 
         return "a group with another number than expected";
     if (!digest_equal(g->previous_digest, w->digest))
         return "a group that does not continue the one before";
-    if (g->length > have || group_check_body(bytes, g, &l->identity) != GROUP_VALID)
-        return "a group whose frames do not check out";
     return NULL;
+}
+
+/* The group at `at`, whole: *fault == NULL and *bytes, or why it is not the next one. */
+static int next_group(struct walk *w, const struct link *l, uint64_t at, const uint8_t **bytes,
+                      struct group_header *g, const char **fault)
+{
+    uint64_t have;
+    int error = load(w, l->file, at, sizeof *g, &have);
+    if (error != 0)
+        return error;
+    *fault = header_fault(w, l, w->buffer + (at - w->loaded_from), at, have, g);
+    if (*fault == NULL)
+        error = load(w, l->file, at, g->length, &have);
+    if (error != 0)
+        return error;
+    *bytes = w->buffer + (at - w->loaded_from);
+    if (*fault == NULL && (g->length > have || group_check_body(*bytes, g, &l->identity) != GROUP_VALID))
+        *fault = "a group whose frames do not check out";
+    if (*fault != NULL && have >= sizeof *g && !all_zero(*bytes, sizeof *g))
+        w->log->stats.start_bytes_cut = 1;
+    return 0;
 }
 
 static int walk_segment(struct walk *w, uint32_t index)
@@ -357,19 +379,16 @@ static int walk_segment(struct walk *w, uint32_t index)
     for (;;) {
         if (l->end != 0 && at == l->end)
             return 0;
-        uint64_t have;
-        int error = load(w, l->file, at, &have);
+        const uint8_t *bytes;
+        struct group_header g;
+        const char *fault;
+        int error = next_group(w, l, at, &bytes, &g, &fault);
         if (error != 0)
             return error;
-        const uint8_t *bytes = w->buffer + (at - w->loaded_from);
-        struct group_header g;
-        const char *fault = next_group_fault(w, l, bytes, at, have, &g);
         if (fault != NULL) {
             if (l->end != 0)
                 return damage(w, l->file, at, fault);
             w->tail = at;
-            if (have >= sizeof g && !all_zero(bytes, sizeof g))
-                w->log->stats.start_bytes_cut = 1;
             return look_behind(w, l, at);
         }
         if (g.durable_upto < w->known && g.durable_upto + 1 < l->file->header.first_group)
@@ -577,7 +596,7 @@ static int copy_groups(struct walk *w, uint32_t first, struct segment *to)
         const struct placed *p = &w->placed[i];
         const struct link *l = &w->chain[p->link];
         uint64_t have;
-        int error = load(w, l->file, p->offset, &have);
+        int error = load(w, l->file, p->offset, p->length, &have);
         if (error != 0)
             return error;
         uint8_t *group = log->groups[0].data;
