@@ -29,8 +29,8 @@
  * Doorbell (client -> broker), per connection. `parked` is the broker's word:
  *
  *        ACTIVE (0)  -> PARKED (1)   broker, ring seen empty for some turns: store, full fence, one more look
- *        PARKED (1)  -> ACTIVE (0)   broker, on the doorbell, before it posts an answer, or if that look found
- *                                    something
+ *        PARKED (1)  -> ACTIVE (0)   broker, on the doorbell, before it posts an answer, or if that
+ *                                    look found something
  *
  *   client: release-store sq_tail, full fence, load parked; PARKED -> write the doorbell eventfd.
  *   Store-buffering pair: the broker stores `parked` and loads sq_tail, the client stores sq_tail and loads

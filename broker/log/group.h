@@ -37,7 +37,7 @@ static inline uint32_t frame_header_bytes(uint32_t entries, uint32_t payload_byt
 
 static inline struct entry_record *frame_records(void *frame)
 {
-    return (struct entry_record *)((uint8_t *)frame + sizeof(struct frame_header));
+    return (struct entry_record *)(void *)((uint8_t *)frame + sizeof(struct frame_header));
 }
 
 /* Copies payload into the frame at `frame` piece by piece and writes each piece's checksum; records must be

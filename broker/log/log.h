@@ -154,8 +154,8 @@ struct write {
     void (*done)(struct write *write);
 
     /* results: valid in `done`; of a refusal only result and reason */
-    int result;     /* 0 or a negative errno */
-    uint8_t reason; /* enum reason */
+    int result;              /* 0 or a negative errno */
+    uint8_t reason;          /* enum reason */
     uint32_t retry_after_us; /* with -EBUSY: when a try may succeed, from the measured time of a group */
     uint8_t level_reached;
     uint32_t flags; /* enum completion_flag */

@@ -1,4 +1,5 @@
-/* Built against the installed tree as C99 and as C++11: the header must be clean in both, the library must link. */
+/* Built against the installed tree as C99 and as C++11: the header must be clean in both, and the library
+ * must link. */
 #include <walrus.h>
 
 #include <stdio.h>
