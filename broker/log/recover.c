@@ -316,7 +316,8 @@ static int apply_group(struct walk *w, const struct store_file *f, const uint8_t
 }
 
 /* A valid group of this segment behind the tail: W = 1 says that everything up to its durable_upto was
- * flushed before it. A group is at most GROUP_MAX long, so the one behind a damaged one begins within that. */
+ * flushed before it. A group is at most GROUP_MAX long, so the one behind a damaged one begins within
+ * that. */
 static int look_behind(struct walk *w, const struct link *l, uint64_t tail)
 {
     for (uint64_t at = tail + l->identity.block; at <= tail + GROUP_MAX; at += l->identity.block) {
