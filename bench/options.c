@@ -46,7 +46,8 @@ static const struct argp_option known[] = {
     {"depth", KEY_DEPTH, "N", 0, "batches each producer keeps in flight (default 1)", 2},
     {"seconds", KEY_SECONDS, "S", 0, "measured time of a round (default 2)", 2},
     {"count", KEY_COUNT, "N", 0, "measured batches of a round, instead of a time", 2},
-    {"queue", KEY_QUEUE, NULL, 0, "wait in line behind other handles' batches instead of -EBUSY", 2},
+    {"queue", KEY_QUEUE, NULL, 0,
+     "not there yet: wait in line behind other handles' batches instead of -EBUSY", 2},
     {"durability", KEY_DURABILITY, "LEVEL", 0, "sync (default), interval:MS or none", 2},
     {"wait", KEY_WAIT, "HOW", 0, "spin, hybrid (default) or block", 2},
     {"raw", KEY_RAW, NULL, 0, "measure the device itself at the same work, in the same rounds", 2},
@@ -139,7 +140,8 @@ static error_t parse_load(int key, char *text, struct argp_state *state)
         o->given = (o->given | GIVEN_COUNT) & ~(uint32_t)GIVEN_SECONDS;
         return 0;
     case KEY_QUEUE:
-        load->queue = true;
+        argp_error(state,
+                   "--queue: the library has no queue flag yet; without it a busy topic is tried again");
         return 0;
     case KEY_DURABILITY:
         if (options_durability(load, text) < 0)
