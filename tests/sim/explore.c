@@ -50,9 +50,11 @@ struct explore_options explore_defaults(void)
 {
 #if defined(__SANITIZE_ADDRESS__)
     /* Here the sanitizers look for wrong memory, on the same paths; the search for wrong images is the plain build's. */
-    return (struct explore_options){.bits = 3, .images = 6, .nested_every = 200, .twice_every = 8, .seed = 1};
+    return (struct explore_options){
+        .bits = 3, .images = 6, .nested_every = 200, .twice_every = 8, .fault_step = 7, .seed = 1};
 #endif
-    return (struct explore_options){.bits = 7, .images = 40, .nested_every = 60, .twice_every = 4, .seed = 1};
+    return (struct explore_options){
+        .bits = 7, .images = 40, .nested_every = 60, .twice_every = 4, .fault_step = 1, .seed = 1};
 }
 
 static void branch_copy(struct branch *to, const struct branch *from)
@@ -366,7 +368,8 @@ struct explore_result explore_faults(const struct scenario *scenario, const stru
     base_branch(&explorer, &base);
     for (uint32_t kind = 0; kind < array_count(fault_kinds) && !explorer.result.failed; kind++) {
         bool more = true;
-        for (uint64_t n = 1; more && !explorer.result.failed; n++) {
+        for (uint64_t n = 1 + kind % options->fault_step; more && !explorer.result.failed;
+             n += options->fault_step) {
             struct branch branch;
             branch_copy(&branch, &base);
             snprintf(explorer.place, sizeof explorer.place, "op %llu hit by fault %u", (unsigned long long)n,

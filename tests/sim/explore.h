@@ -10,6 +10,7 @@ struct explore_options {
     uint32_t images;       /* random images for each point beyond that */
     uint32_t nested_every; /* one of how many images is recovered with a crash at each point; 0: none */
     uint32_t twice_every;  /* of how many images one is recovered, cut and recovered again; 0: none */
+    uint32_t fault_step;   /* of how many ops one is failed; which ones differs with the kind of fault */
     uint64_t seed;
     const struct fault *lie; /* for mutation checks: set in every life */
     FILE *trace;
