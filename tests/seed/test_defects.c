@@ -402,7 +402,7 @@ Test(original_defect, d10_without_io_uring_everything_works_and_it_is_said)
 
 Test(original_defect, d11_restarts_do_not_pile_up_files_or_space)
 {
-    uint64_t files[9], bytes[9];
+    uint64_t files[17], bytes[17], most_files = 0, most_bytes = 0;
     broker_start(&place, SMALL_SEGMENTS);
     walrus *handle = client();
     put_well(handle, "t", 1, 10, 1000);
@@ -417,11 +417,16 @@ Test(original_defect, d11_restarts_do_not_pile_up_files_or_space)
             pause_ms(5);
         files[i] = store_files("");
         bytes[i] = store_bytes();
+        if (i < 5) {
+            most_files = max_u64(most_files, files[i]);
+            most_bytes = max_u64(most_bytes, bytes[i]);
+        }
     }
-    cr_assert_leq(files[8], files[2] + 2, "%llu files, then %llu", (unsigned long long)files[2],
-                  (unsigned long long)files[8]);
-    cr_assert_leq(bytes[8], bytes[2] + (5u << 20), "%llu bytes, then %llu", (unsigned long long)bytes[2],
-                  (unsigned long long)bytes[8]);
+    /* How far the preparation of spare files has come differs by a few; twelve restarts would pile up twelve. */
+    cr_assert_leq(files[16], most_files + 4, "%llu files, then %llu", (unsigned long long)most_files,
+                  (unsigned long long)files[16]);
+    cr_assert_leq(bytes[16], most_bytes + (25u << 20), "%llu bytes, then %llu",
+                  (unsigned long long)most_bytes, (unsigned long long)bytes[16]);
     handle = client();
     cr_assert_eq(count_of(handle, "t"), 10);
     walrus_close(handle);
