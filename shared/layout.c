@@ -11,6 +11,7 @@ uint64_t layout_fingerprint(void)
         sizeof(struct completion),
         sizeof(struct run),
         sizeof(struct topic_record),
+        sizeof(struct watermark),
         offsetof(struct client_words, cq_head),
         offsetof(struct client_words, wake_at),
         offsetof(struct client_words, window_head),

@@ -1,6 +1,7 @@
 /* layout.h: the shared memory between one client and the broker, word by word. The only definition.
  *
- * Two memfds per connection, both made, allocated in full and sealed SHRINK|GROW|SEAL by the broker:
+ * Two memfds per connection, and one for all of them, made, allocated in full and sealed SHRINK|GROW|SEAL by
+ * the broker:
  *
  *   client file (writable by both; every word in it is written by the client alone)
  *     page 0      struct client_words
@@ -10,6 +11,8 @@
  *     page 0      struct broker_words
  *     4096        completion slots: struct completion[queue_entries]
  *     window_at   read window (page aligned), window_bytes, a power of two
+ *   watermark file (one for the broker; F_SEAL_FUTURE_WRITE: read-only for every client)
+ *     0           struct watermark[slots]; a topic's slot is told by OP_OPEN and is its own while it is open
  *
  * Each index word lives in the file of its writer. Indices are free-running 32-bit counters; the slot is
  * index & (n - 1). Nothing in the client file is believed: the broker reads a word once, copies, checks by
@@ -51,7 +54,7 @@
 #include "limits.h"
 
 #define LAYOUT_MAGIC   UINT64_C(0x57414c5255533031) /* "WALRUS01" */
-#define LAYOUT_VERSION 1u /* raised whenever the meaning of anything in this file changes */
+#define LAYOUT_VERSION 2u /* raised whenever the meaning of anything in this file changes */
 #define LAYOUT_PAGE    4096u
 
 /* ----------------------------------------------------------------------------------- client file, page 0 */
@@ -102,7 +105,10 @@ enum op {
     OP_ABORT = 6,  /* roll back the stream `stream` */
     OP_READ = 7,   /* entries of a topic into the window */
     OP_TOPICS = 8, /* topic records into the window: those with an id above `number` */
-    OP_CANCEL = 9, /* end a pending follow: the OP_READ whose user_data is `number` */
+    OP_CANCEL = 9, /* end what waits and has the user_data `number`: a pending follow, a write that waits for
+                    * its topic; it is answered -ECANCELED. Result 0, or -ENOENT: nothing waits under it */
+    OP_QUERY = 10, /* was `number` of this connection's producer committed on this topic? result 1 yes, 0 no,
+                    * -EINPROGRESS it is in flight, -EINVAL the connection has no producer */
 };
 
 enum descriptor_flag {
@@ -110,7 +116,9 @@ enum descriptor_flag {
     DESCRIPTOR_LAST = 1 << 1,   /* CHUNK: closes it; the batch is committed with this one */
     DESCRIPTOR_FOLLOW = 1 << 2, /* READ: stay pending at the end of the topic until there is something */
     DESCRIPTOR_CREATE = 1 << 3, /* OPEN: the topic need not exist yet (it is created by its first write) */
-    DESCRIPTOR_FLAGS = (1 << 4) - 1,
+    DESCRIPTOR_QUEUE = 1 << 4,  /* writes (CHUNK: the first one): wait for the topic instead of -EBUSY */
+    DESCRIPTOR_NOTIFY = 1 << 5, /* writes: -EBUSY comes with MORE, and a TRY_NOW follows */
+    DESCRIPTOR_FLAGS = (1 << 6) - 1,
 };
 
 /* A payload in the arena: at arena_offset (a multiple of PAYLOAD_ALIGN) lie `payload_bytes` bytes: the
@@ -129,11 +137,17 @@ struct descriptor {
     uint32_t payload_bytes; /* 20-23  padded payload, or length of the name (OPEN) */
     uint32_t entries;       /* 24-27  entry records */
     uint32_t chunk;         /* 28-31  CHUNK: number in its stream, from 0 */
-    uint64_t number;      /* 32-39  writes: batch number, 0 = anonymous; READ: first sequence; else see op */
-    int64_t published_ns; /* 40-47  CLOCK_MONOTONIC when submitted */
-    uint32_t max_entries; /* 48-51  READ */
-    uint32_t max_bytes;   /* 52-55  READ: payload bytes wanted; always an entry, or a piece of one */
-    uint32_t stream;      /* 56-59  CHUNK, ABORT: the client's number of the stream */
+    uint64_t number;        /* 32-39  writes (CHUNK: only the LAST one): batch number, 0 = none, which only a
+                           *        connection without producer may say; READ: first sequence; else see op */
+    int64_t published_ns;   /* 40-47  CLOCK_MONOTONIC when submitted */
+    union {
+        struct {
+            uint32_t max_entries; /* 48-51  READ */
+            uint32_t max_bytes;   /* 52-55  READ: payload bytes wanted; always an entry, or a piece of one */
+        };
+        int64_t deadline_ns; /* 48-55  writes: CLOCK_MONOTONIC; not admitted by then: -ETIMEDOUT; 0 = none */
+    };
+    uint32_t stream;          /* 56-59  CHUNK, ABORT: the client's number of the stream */
     uint32_t entry_offset_4k; /* 60-63 READ: start at byte 4096 * this of entry `number` */
 };
 
@@ -161,6 +175,7 @@ enum completion_flag {
     COMPLETION_EARLIER_LOST = 1 << 3, /* data answered below durable was lost here since the last */
     COMPLETION_UNSTABLE = 1 << 4,     /* READ: what was returned is written but not durable yet */
     COMPLETION_CREATED = 1 << 5,      /* OPEN: the topic exists in the catalogue already */
+    COMPLETION_TRY_NOW = 1 << 6,      /* second completion of a refusal: a try may succeed now; result 0 */
 };
 
 /* Why -EAGAIN or -EBUSY. */
@@ -191,13 +206,15 @@ struct completion {
     int64_t submitted_ns;    /*  56-63  the group went to the kernel */
     int64_t durable_ns;      /*  64-71  the flush (written level: the write) was reaped */
     int64_t signalled_ns;    /*  72-79  this completion was posted */
-    uint64_t window_at;      /*  80-87  READ, TOPICS: free-running byte index of the records in the window */
+    uint64_t window_at;      /*  80-87  READ, TOPICS: free-running byte index of the records in the window;
+                              *         OPEN: slot of the topic in the watermark file */
     uint32_t window_bytes;   /*  88-91 */
     uint32_t retry_after_us; /*  92-95  -EAGAIN, -EBUSY: estimate; 0 = none */
     uint64_t next_sequence;  /*  96-103 READ: sequence to ask for next */
     uint64_t end_sequence;   /* 104-111 READ: next sequence of the topic that is not yet visible */
     uint64_t epoch;          /* 112-119 */
-    uint64_t number;         /* 120-127 batch number */
+    uint64_t number;         /* 120-127 batch number; OPEN: the last one that this connection's producer has
+                              *         committed on the topic, 0 = none */
 };
 
 /* ------------------------------------------------------------------------------------- window */
@@ -236,6 +253,17 @@ struct topic_record {
     uint8_t reserved[15];   /* 33-47  zero */
 };
 
+/* ------------------------------------------------------------------------------------- watermarks */
+
+/* Of one topic, whoever commits to it. Entries with a sequence below written_next are written, those below
+ * durable_next are flushed. Each is stored with release, written_next before
+ * durable_next, so that a reader who loads durable_next first never sees it pass written_next; both are 0 in a
+ * slot that is nobody's. The broker stores O(1) words per batch, whoever looks. */
+struct watermark {
+    uint64_t written_next; /* 0-7 */
+    uint64_t durable_next; /* 8-15 */
+};
+
 /* ------------------------------------------------------------------------------------- proof */
 
 #define LAYOUT_AT(type, field, at)                                                                           \
@@ -270,6 +298,7 @@ LAYOUT_AT(descriptor, chunk, 28);
 LAYOUT_AT(descriptor, number, 32);
 LAYOUT_AT(descriptor, published_ns, 40);
 LAYOUT_AT(descriptor, max_entries, 48);
+LAYOUT_AT(descriptor, deadline_ns, 48);
 LAYOUT_AT(descriptor, max_bytes, 52);
 LAYOUT_AT(descriptor, stream, 56);
 LAYOUT_AT(descriptor, entry_offset_4k, 60);
@@ -310,6 +339,8 @@ LAYOUT_AT(topic_record, id, 8);
 LAYOUT_AT(topic_record, next_sequence, 16);
 LAYOUT_AT(topic_record, durable_next, 24);
 LAYOUT_AT(topic_record, level, 32);
+_Static_assert(sizeof(struct watermark) == 16, "watermark");
+LAYOUT_AT(watermark, durable_next, 8);
 
 /* A number over sizes and the offsets that matter: equal on both sides or the connection is refused. It is of
  * the layout, not of the build. */

@@ -81,8 +81,11 @@ static int serialize(struct log *log, bool clean)
         const struct topic *t = topic_by_id(log, id);
         if (t == NULL || !t->committed)
             continue;
-        struct checkpoint_topic entry = {
-            .topic = id, .level = t->level, .next_sequence = t->next_sequence, .name_bytes = t->name_length};
+        struct checkpoint_topic entry = {.topic = id,
+                                         .level = t->level,
+                                         .next_sequence = t->next_sequence,
+                                         .name_bytes = t->name_length,
+                                         .uid = t->uid};
         memcpy(at, &entry, sizeof entry);
         memcpy(at + sizeof entry, t->name, t->name_length);
         at += topic_bytes(t);

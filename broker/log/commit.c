@@ -162,6 +162,7 @@ static void flushed(struct log *log)
         log->unflushed_topics = t->unflushed_next;
         t->unflushed = false;
         t->durable_next = t->written_next;
+        topic_watermark(log, t);
     }
 }
 
@@ -196,6 +197,7 @@ static void take_effect(struct log *log, struct group *g, uint32_t i)
         t->next_sequence = t->written_next = frame->first_sequence + frame->batch_entries;
         if (t->next_assign < t->next_sequence)
             t->next_assign = t->next_sequence;
+        topic_watermark(log, t);
         if (!t->unflushed) {
             t->unflushed = true;
             t->unflushed_next = log->unflushed_topics;
@@ -242,7 +244,7 @@ static void group_committed(struct log *log, struct group *g, bool durable)
         answer(w, g, note_frame(g, i), level, now);
         w->topic->strong--;
         if (w->kind == WRITE_BATCH) {
-            batch_ended(w->topic);
+            batch_ended(log, w->topic);
         } else if (g->notes[i].last) {
             if (w->stream->failed)
                 w->result = w->stream->error;
@@ -287,7 +289,7 @@ static void group_failed(struct log *log, struct group *g, int error)
         w->result = error;
         w->topic->strong--;
         if (w->kind == WRITE_BATCH)
-            batch_ended(w->topic);
+            batch_ended(log, w->topic);
         w->done(w);
     }
     for (uint32_t i = 0; i < g->count; i++)

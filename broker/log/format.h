@@ -139,7 +139,7 @@ struct topic_entry {
     uint8_t level;       /*  4     enum level */
     uint8_t reserved[3]; /*  5-7   zero */
     uint32_t name_bytes; /*  8-11  the name follows */
-    uint32_t reserved2;  /* 12-15  zero */
+    uint32_t uid;        /* 12-15  who made it; NO_UID: nobody that counts */
 };
 
 /* ------------------------------------------------------------------- checkpoint: header, segments, topics */
@@ -179,7 +179,7 @@ struct checkpoint_topic {
     uint8_t reserved[3];    /*  5-7   zero */
     uint64_t next_sequence; /*  8-15 */
     uint32_t name_bytes;    /* 16-19  the name follows, zeros to a multiple of 8 */
-    uint32_t reserved2;     /* 20-23  zero */
+    uint32_t uid;           /* 20-23  as in topic_entry */
 };
 
 /* ----------------------------------------------------------- sidecar: where a closed segment's frames lie */

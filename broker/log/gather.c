@@ -89,11 +89,14 @@ static void batch_begun(struct topic *topic, const void *owner)
     topic->batches++;
 }
 
-void batch_ended(struct topic *topic)
+void batch_ended(struct log *log, struct topic *topic)
 {
     check_bug(topic->batches > 0);
-    if (--topic->batches == 0)
-        topic->owner = NULL;
+    if (--topic->batches > 0)
+        return;
+    topic->owner = NULL;
+    if (topic->word != NULL && log->on_topic_free != NULL)
+        log->on_topic_free(log->on_topic_free_context, topic);
 }
 
 /* Log space for the gathering group with this frame in it: in what is left of the current segment, or in a
@@ -123,7 +126,7 @@ void gather_stream_fail(struct log *log, struct stream *s, int error)
     s->error = error;
     if (s->admitted) {
         log->streams_open--;
-        batch_ended(s->topic);
+        batch_ended(log, s->topic);
     }
 }
 
@@ -135,7 +138,7 @@ void gather_stream_end(struct log *log, struct stream *s)
     s->failed = true; /* nothing more is taken */
     s->error = -EINVAL;
     log->streams_open--;
-    batch_ended(s->topic);
+    batch_ended(log, s->topic);
 }
 
 /* Copies and checks. The frame lies behind what the group uses; nothing refers to it yet. */
@@ -154,7 +157,8 @@ static int copy_in(struct log *log, struct write *w, struct frame_header **out, 
             return -EINVAL;
         /* The limit counts the overhead of an entry when it ends; one that is still open will need it too. */
         uint64_t overhead = (total + (w->entries != ended)) * ENTRY_OVERHEAD;
-        if (s->bytes + *bytes > MAX_BATCH_BYTES || overhead > MAX_BATCH_BYTES - s->bytes - *bytes)
+        if (s->bytes + *bytes > log->options.max_batch_bytes ||
+            overhead > log->options.max_batch_bytes - s->bytes - *bytes)
             return -EINVAL;
     }
     *frame = (struct frame_header){

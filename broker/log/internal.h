@@ -33,6 +33,8 @@
 struct topic {
     struct topic *hash_next;
     uint32_t id; /* 0 until its catalogue entry was first sealed */
+    uint32_t uid;
+    uint32_t watermark; /* slot, or NO_WATERMARK */
     uint8_t level;
     uint8_t name_length;
     bool committed; /* its catalogue entry is in the log */
@@ -51,6 +53,7 @@ struct topic {
     struct index_row *rows; /* of the current segment, by sequence */
     uint32_t row_count, row_room;
     struct topic_waiter *waiters;
+    void *word; /* the session's */
     char name[MAX_TOPIC_NAME + 1];
 };
 
@@ -62,6 +65,10 @@ struct index_image { /* a sidecar as it lies in a file: checked once, then trust
     const struct index_topic *topics;
     const struct index_row *rows, *chunks;
     uint32_t topic_count, row_count, chunk_count;
+};
+
+struct uid_count {
+    uint32_t uid, topics;
 };
 
 struct segment {
@@ -285,6 +292,12 @@ struct log {
     uint32_t by_id_room, next_topic;
     struct topic **by_name;
     uint32_t name_room, topic_count;
+    struct uid_count *uids; /* topics made by each uid */
+    uint32_t uid_count;
+    uint32_t *watermark_pile; /* slots given back */
+    uint32_t watermarks_freed, watermarks_used;
+    void (*on_topic_free)(void *context, struct topic *topic);
+    void *on_topic_free_context;
     struct topic *unflushed_topics, *touched;
     struct row_vector chunk_rows; /* of the current segment, in log order */
     uint32_t current_rows;
@@ -383,8 +396,9 @@ int recover(struct log *log, struct store_list *list, struct error *err) must_ch
 /* topics.c */
 struct topic *topic_by_id(const struct log *log, uint32_t id);
 /* For recovery: enters a topic of the catalogue. */
-int topic_restore(struct log *log, uint32_t id, uint8_t level, const char *name, size_t length,
+int topic_restore(struct log *log, uint32_t id, uint8_t level, uint32_t uid, const char *name, size_t length,
                   uint64_t next) must_check;
+void topic_watermark(const struct log *log, const struct topic *topic); /* after its ends moved */
 bool topic_name_valid(const char *name, size_t length);
 int topic_assign_id(struct log *log, struct topic *topic) must_check;
 void topic_wake(struct topic *topic);
@@ -399,7 +413,7 @@ bool topic_entry_read(const struct frame_header *frame, struct topic_entry *entr
 void gather_answer_early(struct log *log);
 void gather_stream_fail(struct log *log, struct stream *s, int error);
 void gather_stream_end(struct log *log, struct stream *s); /* its last chunk was committed */
-void batch_ended(struct topic *topic);
+void batch_ended(struct log *log, struct topic *topic);
 
 /* commit.c */
 void commit_turn(struct log *log);

@@ -12,6 +12,8 @@
 #define MIN_MEMORY        (24ull << 20)
 #define DEFAULT_INTERVAL  (200 * INT64_C(1000000))
 #define DEFAULT_TOPICS    65536u
+#define DEFAULT_NAMED     65536u
+#define DEFAULT_ANONYMOUS 4096u
 #define DEFAULT_LOCK_WAIT (30 * NS_PER_SECOND)
 
 void log_say(struct log *log, enum say priority, const char *format, ...)
@@ -95,6 +97,14 @@ static int options_fill(struct log *log, const struct log_options *options, stru
         o->interval_ns = DEFAULT_INTERVAL;
     if (o->max_topics == 0)
         o->max_topics = DEFAULT_TOPICS;
+    if (o->max_topics_of_uid == 0)
+        o->max_topics_of_uid = o->max_topics;
+    if (o->max_named == 0)
+        o->max_named = DEFAULT_NAMED;
+    if (o->max_anonymous == 0)
+        o->max_anonymous = DEFAULT_ANONYMOUS;
+    if (o->max_batch_bytes == 0)
+        o->max_batch_bytes = MAX_BATCH_BYTES;
     if (o->lock_wait_ns == 0)
         o->lock_wait_ns = DEFAULT_LOCK_WAIT;
     if (o->level == 0)
@@ -133,6 +143,10 @@ static int buffers_make(struct log *log, struct error *err)
     }
     log->commit.header = log_aligned(BLOCK_MAX);
     log->pool.zeros = log_aligned(1u << 20);
+    if (log->options.watermarks != NULL) {
+        log->watermark_pile = malloc(log->options.watermark_slots * sizeof *log->watermark_pile);
+        ok = ok && log->watermark_pile != NULL;
+    }
     if (!ok || log->commit.header == NULL || log->pool.zeros == NULL)
         return error_set(err, -ENOMEM, "store %s: out of memory", log->io->folder);
     memset(log->pool.zeros, 0, 1u << 20);

@@ -27,20 +27,28 @@
 
 struct log;
 struct topic;
+struct producer;
 
 /* ----------------------------------------------------------------------------------------- start and stop */
 
 enum say { SAY_ERROR, SAY_WARNING, SAY_NOTICE, SAY_DEBUG };
 
 struct log_options {
-    struct io *io;           /* borrowed; outlives the log */
-    uint64_t segment_bytes;  /* length of segments after the first small ones; 0 = 64 MiB; 4 MiB + 64 KiB to 1
+    struct io *io;          /* borrowed; outlives the log */
+    uint64_t segment_bytes; /* length of segments after the first small ones; 0 = 64 MiB; 4 MiB + 64 KiB to 1
                               * GiB */
-    uint64_t memory_bytes;   /* bound of the log's private memory; 0 = 48 MiB; at least 24 MiB */
-    uint32_t commit_align;   /* 0 = io->align; a power of two, from io->logical_block to 64 KiB */
-    uint8_t level;           /* enum level of topics that are created without one; 0 = LEVEL_DURABLE */
-    int64_t interval_ns;     /* LEVEL_WRITTEN and below are flushed at least this often; 0 = 200 ms */
-    uint32_t max_topics;     /* 0 = 65,536 */
+    uint64_t memory_bytes;  /* bound of the log's private memory; 0 = 48 MiB; at least 24 MiB */
+    uint32_t commit_align;  /* 0 = io->align; a power of two, from io->logical_block to 64 KiB */
+    uint8_t level;          /* enum level of topics that are created without one; 0 = LEVEL_DURABLE */
+    int64_t interval_ns;    /* LEVEL_WRITTEN and below are flushed at least this often; 0 = 200 ms */
+    uint32_t max_topics;    /* 0 = 65,536 */
+    uint32_t max_topics_of_uid;   /* made by one uid; 0 = max_topics */
+    uint32_t max_named;           /* (named producer, topic) pairs and named producers, each; 0 = 65,536 */
+    uint32_t max_anonymous;       /* anonymous producers remembered; 0 = 4,096 */
+    uint64_t max_batch_bytes;     /* payload and ENTRY_OVERHEAD per entry; 0 = MAX_BATCH_BYTES */
+    struct watermark *watermarks; /* zeroed, borrowed; may be NULL. A topic has slot n < watermark_slots, or
+                                   * NO_WATERMARK if there are fewer slots than topics */
+    uint32_t watermark_slots;
     int64_t lock_wait_ns;    /* how long a start waits for a dead predecessor's I/O; 0 = 30 s */
     bool prepare_only_spare; /* tests: no background preparation beyond one segment */
     void (*say)(void *context, enum say priority, const char *line);
@@ -74,11 +82,14 @@ bool log_busy(const struct log *log);
 
 /* ------------------------------------------------------------------------------------------------ topics */
 
+#define NO_WATERMARK UINT32_MAX
+#define NO_UID       UINT32_MAX /* nobody's: counts for no uid */
+
 /* Finds the topic `name`; with `create`, makes one in memory if there is none: its first write puts it into
- * the catalogue, with `level` (0 = the log's default), which an existing topic keeps as it has it. Takes a
- * reference.
- * -EINVAL bad name; -ENOENT; -EDQUOT too many topics; -ENOMEM. */
-int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool create,
+ * the catalogue, with `level` (0 = the log's default), which an existing topic keeps as it has it, and with
+ * the uid that made it. Takes a reference.
+ * -EINVAL bad name; -ENOENT; -EDQUOT too many topics, or of this uid; -ENOMEM. */
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool create,
               struct topic **out) must_check;
 void log_topic_release(struct log *log, struct topic *topic);
 
@@ -90,6 +101,8 @@ struct topic_view {
     uint64_t first_sequence; /* first one that can still be read */
     uint64_t visible_next;   /* entries below it may be read */
     uint64_t durable_next;
+    uint32_t watermark; /* slot, or NO_WATERMARK */
+    uint32_t uid;       /* who made it, or NO_UID */
 };
 void log_topic_view(const struct topic *topic, struct topic_view *view);
 /* The topic of the catalogue with the smallest id above `id`, or NULL. No reference is taken: use it at
@@ -104,6 +117,44 @@ struct topic_waiter {
 };
 void log_topic_wait(struct topic *topic, struct topic_waiter *waiter);
 void log_topic_wait_cancel(struct topic_waiter *waiter);
+
+/* True if a batch of another owner is in progress: a write of `owner` would get -EBUSY. */
+bool log_topic_busy(const struct topic *topic, const void *owner);
+/* A word per topic for the caller's use, NULL at first. It must be NULL again before the last reference
+ * goes. */
+void **log_topic_word(struct topic *topic);
+/* `call` is made whenever a topic whose word is not NULL stops being busy: just before the completion that
+ * ends its last batch in progress, or in log_stream_abort. It must not call the log. One for all topics. */
+void log_on_topic_free(struct log *log, void (*call)(void *context, struct topic *topic), void *context);
+
+/* ------------------------------------------------------------------------------------------------ producers
+ *
+ * A producer numbers its batches, 1, 2, ..., for each topic by itself. Number n is admitted only after n - 1,
+ * and only a commit takes a number, so what is committed of a producer on a topic is 1 to last, without gap.
+ * Producers are a catalogue like topics: an id, never used again; a uid; a name, or none. Named ones are
+ * remembered for ever; of the anonymous ones the lowest ids are forgotten, which raises the horizon: an id
+ * that is not known is new only if it lies above it. */
+
+/* Finds or makes the named producer. Takes a reference. -EINVAL bad name; -EACCES it belongs to another uid;
+ * -EDQUOT; -ENOMEM. */
+int log_producer_named(struct log *log, const char *name, size_t length, uint32_t uid,
+                       struct producer **out) must_check;
+/* A new anonymous one. -ENOMEM. */
+int log_producer_anonymous(struct log *log, uint32_t uid, struct producer **out) must_check;
+/* The anonymous one with this id again. -ENOENT: nothing was ever committed under it, take a new one;
+ * -ENODATA: it was forgotten, or never existed; -EACCES it belongs to another uid or has a name; -ENOMEM. */
+int log_producer_again(struct log *log, uint64_t id, uint32_t uid, struct producer **out) must_check;
+void log_producer_release(struct log *log, struct producer *producer);
+uint64_t log_producer_id(const struct producer *producer);
+/* A word per producer for the caller's use (its holder), NULL at first. */
+void **log_producer_word(struct producer *producer);
+
+/* The last number of the producer committed on the topic; 0 = none. */
+uint64_t log_last_number(const struct log *log, const struct producer *producer, const struct topic *topic);
+/* Was it committed? 1 (then *first_sequence and *entries say where, if that is still known, else 0), 0 no,
+ * -EINPROGRESS it was admitted and is not decided. */
+int log_query(const struct log *log, const struct producer *producer, const struct topic *topic,
+              uint64_t number, uint64_t *first_sequence, uint64_t *entries) must_check;
 
 /* ------------------------------------------------------------------------------------------------ writes */
 
@@ -121,7 +172,6 @@ struct stream {
     struct topic *topic;
     const void *owner; /* the handle; see struct write */
     uint8_t level;
-    uint64_t number; /* batch number */
     /* the log's */
     uint64_t id;
     uint64_t entries;
@@ -147,9 +197,10 @@ struct write {
     const void *payload;   /* hostile memory; read once, inside log_write */
     const void *records;   /* hostile memory; struct entry_record[entries] */
     uint32_t entries;
-    uint32_t payload_bytes; /* a multiple of PAYLOAD_ALIGN, up to MAX_WHOLE_PAYLOAD, for chunks
+    uint32_t payload_bytes;    /* a multiple of PAYLOAD_ALIGN, up to MAX_WHOLE_PAYLOAD, for chunks
                              * MAX_CHUNK_PAYLOAD */
-    uint64_t number;        /* batch number */
+    struct producer *producer; /* NULL: none; referenced until `done` */
+    uint64_t number; /* with a producer: batch number, from 1 (of a chunk only if it is the last; else 0) */
     int64_t drained_ns;
     void (*done)(struct write *write);
 
@@ -169,11 +220,14 @@ struct write {
     struct write *next;
 };
 
-/* Admits and copies. 0: taken, `done` follows from a later io_wait or log_turn (never from here). Else
- * refused, `done` does not follow:
+/* Admits and copies. 0: taken, `done` follows from a later io_wait or log_turn (never from here); its result
+ * may then still be -EAGAIN with REASON_ORDER: a number before it failed. 1: that number is committed already
+ * (a stream is rolled back): results are as in `done`, with COMPLETION_DUPLICATE, and `done` does not follow;
+ * first_sequence and committed are 0 if they are not known any more. Else refused, `done` does not follow:
  *   -EINVAL  limits or the copied records do not add up (for a chunk: the stream is rolled back)
  *   -EBUSY   REASON_TOPIC: a batch of another owner is in progress on this topic
  *   -EAGAIN  REASON_MEMORY, REASON_SPACE: hold it and try again after the next log_turn; clears by itself
+ *   -EAGAIN  REASON_ORDER: the number before it is not committed and not admitted, or this one is admitted
  *   -ENOSPC  no log space and none being prepared; -EDQUOT too many topics; -ESHUTDOWN the log is stopping or
  *   has failed -EIO, -ENOSPC, ... (chunk of a failed stream): stream->error */
 int log_write(struct log *log, struct write *write) must_check;

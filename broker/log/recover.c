@@ -90,7 +90,7 @@ static int checkpoint_restore(struct walk *w)
         if (!checkpoint_next_topic(&w->checkpoint, &at, &t, &name))
             return error_set(w->err, -EBADMSG, "store %s: checkpoint has fewer topics than it says",
                              log->io->folder);
-        int error = topic_restore(log, t.topic, t.level, name, t.name_bytes, t.next_sequence);
+        int error = topic_restore(log, t.topic, t.level, t.uid, name, t.name_bytes, t.next_sequence);
         if (error != 0)
             return error_set(w->err, error, "store %s: checkpoint: topic %u: %s", log->io->folder, t.topic,
                              strerror(-error));
@@ -292,7 +292,7 @@ static int apply_group(struct walk *w, const struct store_file *f, const uint8_t
         const char *name;
         if (!topic_entry_read(frame, &entry, &name))
             return damage(w, f, g->offset, "a catalogue entry makes no sense");
-        int error = topic_restore(log, entry.topic, entry.level, name, entry.name_bytes, 1);
+        int error = topic_restore(log, entry.topic, entry.level, entry.uid, name, entry.name_bytes, 1);
         if (error == -ENOMEM)
             return error_set(w->err, error, "store %s: out of memory", log->io->folder);
         if (error != 0)
@@ -311,6 +311,7 @@ static int apply_group(struct walk *w, const struct store_file *f, const uint8_t
             return damage(w, f, g->offset, "a batch whose sequences were given before");
         t->next_sequence = t->next_assign = t->written_next = t->durable_next =
             frame->first_sequence + frame->batch_entries;
+        topic_watermark(log, t);
     }
     return 0;
 }

@@ -65,7 +65,79 @@ static int grow_names(struct log *log)
     return 0;
 }
 
-static int create(struct log *log, const char *name, size_t length, uint8_t level, struct topic **out)
+/* -------------------------------------------------------------------------- watermarks, and topics of a uid */
+
+/* A slot is given up only with a topic that never got an entry, so that it never goes backwards for anybody. */
+static uint32_t watermark_take(struct log *log)
+{
+    if (log->watermarks_freed > 0)
+        return log->watermark_pile[--log->watermarks_freed];
+    if (log->options.watermarks != NULL && log->watermarks_used < log->options.watermark_slots)
+        return log->watermarks_used++;
+    return NO_WATERMARK;
+}
+
+static void watermark_give(struct log *log, uint32_t slot)
+{
+    if (slot == NO_WATERMARK)
+        return;
+    struct watermark *mark = &log->options.watermarks[slot];
+    __atomic_store_n(&mark->durable_next, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&mark->written_next, 0, __ATOMIC_RELEASE);
+    log->watermark_pile[log->watermarks_freed++] = slot;
+}
+
+void topic_watermark(const struct log *log, const struct topic *topic)
+{
+    if (topic->watermark == NO_WATERMARK)
+        return;
+    struct watermark *mark = &log->options.watermarks[topic->watermark];
+    __atomic_store_n(&mark->written_next, topic->written_next, __ATOMIC_RELEASE);
+    __atomic_store_n(&mark->durable_next, topic->durable_next, __ATOMIC_RELEASE);
+}
+
+static struct uid_count *uid_find(const struct log *log, uint32_t uid)
+{
+    for (uint32_t i = 0; i < log->uid_count; i++)
+        if (log->uids[i].uid == uid)
+            return &log->uids[i];
+    return NULL;
+}
+
+static int uid_add(struct log *log, uint32_t uid)
+{
+    struct uid_count *of_uid = uid_find(log, uid);
+    if (of_uid == NULL) {
+        struct uid_count *uids = realloc(log->uids, (log->uid_count + 1) * sizeof *uids);
+        if (uids == NULL)
+            return -ENOMEM;
+        log->uids = uids;
+        of_uid = &uids[log->uid_count++];
+        *of_uid = (struct uid_count){.uid = uid};
+    }
+    of_uid->topics++;
+    return 0;
+}
+
+static void uid_remove(struct log *log, uint32_t uid)
+{
+    struct uid_count *of_uid = uid_find(log, uid);
+    check_bug(of_uid != NULL && of_uid->topics > 0);
+    of_uid->topics--;
+}
+
+static bool uid_has_room(const struct log *log, uint32_t uid)
+{
+    if (uid == NO_UID)
+        return true;
+    const struct uid_count *of_uid = uid_find(log, uid);
+    return of_uid == NULL || of_uid->topics < log->options.max_topics_of_uid;
+}
+
+/* ------------------------------------------------------------------------------------------ names and ids */
+
+static int create(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid,
+                  struct topic **out)
 {
     if (log->topic_count >= log->name_room) {
         int error = grow_names(log);
@@ -75,6 +147,12 @@ static int create(struct log *log, const char *name, size_t length, uint8_t leve
     struct topic *t = calloc(1, sizeof *t);
     if (t == NULL)
         return -ENOMEM;
+    if (uid_add(log, uid) != 0) {
+        free(t);
+        return -ENOMEM;
+    }
+    t->uid = uid;
+    t->watermark = watermark_take(log);
     memcpy(t->name, name, length);
     t->name_length = (uint8_t)length;
     t->level = level;
@@ -83,11 +161,13 @@ static int create(struct log *log, const char *name, size_t length, uint8_t leve
     t->hash_next = *slot;
     *slot = t;
     log->topic_count++;
+    topic_watermark(log, t);
     *out = t;
     return 0;
 }
 
-int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool make, struct topic **out)
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool make,
+              struct topic **out)
 {
     if (!topic_name_valid(name, length) || level > LEVEL_DURABLE)
         return -EINVAL;
@@ -95,9 +175,9 @@ int log_topic(struct log *log, const char *name, size_t length, uint8_t level, b
     if (t == NULL) {
         if (!make)
             return -ENOENT;
-        if (log->topic_count >= log->options.max_topics)
+        if (log->topic_count >= log->options.max_topics || !uid_has_room(log, uid))
             return -EDQUOT;
-        int error = create(log, name, length, level != 0 ? level : log->options.level, &t);
+        int error = create(log, name, length, level != 0 ? level : log->options.level, uid, &t);
         if (error != 0)
             return error;
     }
@@ -117,7 +197,9 @@ static void topic_free(struct log *log, struct topic *topic)
     log->topic_count--;
     if (topic->id != 0)
         log->by_id[topic->id] = NULL;
-    check_bug(!topic->unflushed && !topic->touched);
+    check_bug(!topic->unflushed && !topic->touched && topic->word == NULL);
+    uid_remove(log, topic->uid);
+    watermark_give(log, topic->watermark);
     free(topic->rows);
     free(topic);
 }
@@ -164,19 +246,21 @@ int topic_assign_id(struct log *log, struct topic *topic)
     return error;
 }
 
-int topic_restore(struct log *log, uint32_t id, uint8_t level, const char *name, size_t length, uint64_t next)
+int topic_restore(struct log *log, uint32_t id, uint8_t level, uint32_t uid, const char *name, size_t length,
+                  uint64_t next)
 {
     if (id == 0 || id >= UINT32_MAX / 2 || level < LEVEL_ACCEPTED || level > LEVEL_DURABLE || next == 0 ||
         !topic_name_valid(name, length) || topic_by_id(log, id) != NULL || find(log, name, length) != NULL)
         return -EBADMSG;
     struct topic *t;
-    int error = create(log, name, length, level, &t);
+    int error = create(log, name, length, level, uid, &t);
     if (error == 0)
         error = enter_id(log, id, t);
     if (error != 0)
         return error;
     t->committed = true;
     t->next_sequence = t->next_assign = t->written_next = t->durable_next = next;
+    topic_watermark(log, t);
     if (log->next_topic <= id)
         log->next_topic = id + 1;
     log->stats.topics++;
@@ -198,7 +282,25 @@ void log_topic_view(const struct topic *topic, struct topic_view *view)
         .first_sequence = 1,
         .visible_next = topic_visible_next(topic),
         .durable_next = topic->durable_next,
+        .watermark = topic->watermark,
+        .uid = topic->uid,
     };
+}
+
+bool log_topic_busy(const struct topic *topic, const void *owner)
+{
+    return topic->batches > 0 && topic->owner != owner;
+}
+
+void **log_topic_word(struct topic *topic)
+{
+    return &topic->word;
+}
+
+void log_on_topic_free(struct log *log, void (*call)(void *context, struct topic *topic), void *context)
+{
+    log->on_topic_free = call;
+    log->on_topic_free_context = context;
 }
 
 struct topic *log_topic_after(struct log *log, uint32_t id)
@@ -262,7 +364,8 @@ uint32_t topic_entry_bytes(const struct topic *topic)
 void topic_entry_write(const struct topic *topic, void *at, uint64_t time_ns)
 {
     _Alignas(16) uint8_t payload[sizeof(struct topic_entry) + MAX_TOPIC_NAME + PAYLOAD_ALIGN] = {0};
-    struct topic_entry entry = {.topic = topic->id, .level = topic->level, .name_bytes = topic->name_length};
+    struct topic_entry entry = {
+        .topic = topic->id, .level = topic->level, .name_bytes = topic->name_length, .uid = topic->uid};
     memcpy(payload, &entry, sizeof entry);
     memcpy(payload + sizeof entry, topic->name, topic->name_length);
     struct frame_header *frame = at;
@@ -287,8 +390,7 @@ bool topic_entry_read(const struct frame_header *frame, struct topic_entry *entr
     if (frame->payload_bytes < sizeof *entry)
         return false;
     memcpy(entry, payload, sizeof *entry);
-    if (entry->name_bytes > frame->payload_bytes - sizeof *entry || !all_zero(entry->reserved, 3) ||
-        entry->reserved2 != 0)
+    if (entry->name_bytes > frame->payload_bytes - sizeof *entry || !all_zero(entry->reserved, 3))
         return false;
     *name = (const char *)payload + sizeof *entry;
     return topic_name_valid(*name, entry->name_bytes);
@@ -308,6 +410,11 @@ void topics_free(struct log *log)
     }
     free(log->by_name);
     free(log->by_id);
+    free(log->uids);
+    free(log->watermark_pile);
+    log->uids = NULL;
+    log->uid_count = 0;
+    log->watermark_pile = NULL;
     log->by_name = NULL;
     log->by_id = NULL;
     log->name_room = log->by_id_room = 0;

@@ -79,7 +79,8 @@ static void admit_open(struct session *session, const struct descriptor *d, int6
     struct topic *topic = NULL;
     uint32_t number = 0;
     bool create = (d->flags & DESCRIPTOR_CREATE) != 0;
-    int rc = log_topic(session->server->log, name, d->payload_bytes, d->level, create, &topic);
+    int rc = log_topic(session->server->log, name, d->payload_bytes, d->level, session->account->uid, create,
+                       &topic);
     if (rc == 0) {
         rc = session_topic_add(session, topic, &number);
         if (rc != 0)

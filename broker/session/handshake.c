@@ -288,7 +288,8 @@ static int send_welcome(struct session *session, const int files[2])
     int fds[FD_COUNT] = {[FD_CLIENT_FILE] = files[0],
                          [FD_BROKER_FILE] = files[1],
                          [FD_DOORBELL] = session->doorbell.fd,
-                         [FD_SIGNAL] = session->signal.fd};
+                         [FD_SIGNAL] = session->signal.fd,
+                         [FD_WATERMARKS] = files[1]};
     memcpy(CMSG_DATA(header), fds, sizeof fds);
     return sendmsg(session->socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof welcome
                ? 0

@@ -53,7 +53,6 @@ struct stream_slot *stream_open(struct session *session, uint32_t number, uint32
     slot->stream.topic = session->topics[topic].topic;
     slot->stream.owner = session;
     slot->stream.level = d->level;
-    slot->stream.number = d->number;
     session->topics[topic].inflight++;
     TAILQ_INSERT_TAIL(&session->server->streams, slot, idle);
     return slot;

@@ -388,7 +388,7 @@ int walrus_connect(walrus **handle_out, const struct walrus_connect_options *opt
         return -EINVAL;
     *handle_out = NULL;
     struct error err = {.code = 0};
-    struct connecting c = {.fds = {-1, -1, -1, -1}, .err = &err};
+    struct connecting c = {.fds = {-1, -1, -1, -1, -1}, .err = &err};
     if (walrus__options(NULL, &c.options, sizeof c.options, options, "walrus_connect_options") < 0) {
         error_set(&err, -EINVAL,
                   "walrus_connect_options: set size to sizeof the struct and what this library (%s) does not "

@@ -60,7 +60,9 @@ static void make_session(struct fake *fake, int fds[5])
               fake->broker_file + LAYOUT_PAGE);
     fake->doorbell = fds[FD_DOORBELL] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     fake->signal = fds[FD_SIGNAL] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    fds[4] = -1;
+    fds[FD_WATERMARKS] = memfd_create("watermarks", MFD_CLOEXEC);
+    cr_assert_eq(ftruncate(fds[FD_WATERMARKS], LAYOUT_PAGE), 0);
+    fds[FD_COUNT] = -1;
     free(fake->held);
     fake->held = calloc(s->queue_entries, sizeof *fake->held);
     fake->held_count = fake->follow_count = 0;
@@ -72,7 +74,7 @@ static void send_welcome(struct fake *fake, const struct welcome *welcome, size_
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(5 * sizeof(int))];
+        char bytes[CMSG_SPACE((FD_COUNT + 1) * sizeof(int))];
     } control = {.bytes = {0}};
     struct iovec from = {(void *)(uintptr_t)welcome, length};
     struct msghdr message = {.msg_iov = &from, .msg_iovlen = 1};
@@ -113,7 +115,7 @@ static void shake_hands(struct fake *fake)
         close_socket(fake);
         return;
     }
-    int fds[5];
+    int fds[FD_COUNT + 1];
     make_session(fake, fds);
     welcome.fingerprint = layout_fingerprint();
     welcome.queue_entries = fake->sizes.queue_entries;
@@ -143,9 +145,9 @@ static void shake_hands(struct fake *fake)
     case HANDSHAKE_THREE_FDS:
         count = 3;
         break;
-    case HANDSHAKE_FIVE_FDS:
-        count = 5;
-        fds[4] = fake->signal;
+    case HANDSHAKE_SIX_FDS:
+        count = FD_COUNT + 1;
+        fds[FD_COUNT] = fake->signal;
         break;
     case HANDSHAKE_PIPE_FOR_DOORBELL:
         cr_assert_eq(pipe(pipes), 0);
@@ -160,6 +162,7 @@ static void shake_hands(struct fake *fake)
     send_welcome(fake, &welcome, length, fds, count);
     close(fds[FD_CLIENT_FILE]);
     close(fds[FD_BROKER_FILE]);
+    close(fds[FD_WATERMARKS]);
     if (pipes[0] >= 0) {
         close(pipes[0]);
         close(pipes[1]);

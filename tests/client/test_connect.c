@@ -212,7 +212,7 @@ Test(connect, takes_exactly_four_good_descriptors)
     int before = open_fds();
     expect_refusal(HANDSHAKE_NO_FDS, -EPROTO, "0 descriptors");
     expect_refusal(HANDSHAKE_THREE_FDS, -EPROTO, "3 descriptors");
-    expect_refusal(HANDSHAKE_FIVE_FDS, -EPROTO, "5 descriptors");
+    expect_refusal(HANDSHAKE_SIX_FDS, -EPROTO, "6 descriptors");
     expect_refusal(HANDSHAKE_UNSEALED, -EPROTO, "not sealed");
     expect_refusal(HANDSHAKE_SHORT_FILE, -EPROTO, "not sealed, or not");
     expect_refusal(HANDSHAKE_PIPE_FOR_DOORBELL, -EPROTO, "where eventfds belong");

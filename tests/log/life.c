@@ -363,7 +363,7 @@ void life_committed(struct life *life, const char *topic, uint32_t entries)
 struct topic *life_topic(struct life *life, const char *name)
 {
     struct topic *topic;
-    cr_assert_eq(log_topic(life->log, name, strlen(name), 0, true, &topic), 0);
+    cr_assert_eq(log_topic(life->log, name, strlen(name), 0, NO_UID, true, &topic), 0);
     return topic;
 }
 
@@ -402,7 +402,7 @@ struct sent *life_send(struct life *life, const struct request *r)
     if (r->goes_on)
         sent->records[r->entries - 1].flags = ENTRY_CONTINUES;
     struct topic *topic;
-    cr_assert_eq(log_topic(life->log, r->name, strlen(r->name), r->topic_level, true, &topic), 0);
+    cr_assert_eq(log_topic(life->log, r->name, strlen(r->name), r->topic_level, NO_UID, true, &topic), 0);
     sent->write = (struct write){
         .kind = r->kind,
         .first = r->first,

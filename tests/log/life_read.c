@@ -17,7 +17,8 @@ void life_read_begin(struct life *life, struct reading *r)
     cr_assert_eq(posix_memalign(&buffer, 64, size), 0);
     r->buffer = buffer;
     struct topic *topic;
-    cr_assert_eq(log_topic(life->log, r->name, strlen(r->name), 0, false, &topic), 0, "no topic %s", r->name);
+    cr_assert_eq(log_topic(life->log, r->name, strlen(r->name), 0, NO_UID, false, &topic), 0, "no topic %s",
+                 r->name);
     r->read = (struct log_read){
         .topic = topic,
         .from = r->from,
@@ -160,7 +161,7 @@ void life_verify(struct life *life)
     for (size_t i = 0; i < life->model_count; i++) {
         const struct model_topic *t = &life->model[i];
         struct topic *topic;
-        int error = log_topic(life->log, t->name, strlen(t->name), 0, false, &topic);
+        int error = log_topic(life->log, t->name, strlen(t->name), 0, NO_UID, false, &topic);
         if (error == -ENOENT && t->next == 1)
             continue;
         cr_assert_eq(error, 0, "topic %s is gone", t->name);

@@ -403,13 +403,13 @@ Test(gather, topic_names_of_1_to_255_bytes_are_taken_and_others_refused)
     struct topic *topic;
     char name[300];
     memset(name, 'n', sizeof name);
-    cr_assert_eq(log_topic(life.log, name, 0, 0, true, &topic), -EINVAL);
-    cr_assert_eq(log_topic(life.log, name, 256, 0, true, &topic), -EINVAL);
-    cr_assert_eq(log_topic(life.log, "a\nb", 3, 0, true, &topic), -EINVAL);
-    cr_assert_eq(log_topic(life.log, "a\0b", 3, 0, true, &topic), -EINVAL);
-    cr_assert_eq(log_topic(life.log, "\x7f", 1, 0, true, &topic), -EINVAL);
-    cr_assert_eq(log_topic(life.log, "t", 1, LEVEL_DURABLE + 1, true, &topic), -EINVAL);
-    cr_assert_eq(log_topic(life.log, "t", 1, 0, false, &topic), -ENOENT);
+    cr_assert_eq(log_topic(life.log, name, 0, 0, NO_UID, true, &topic), -EINVAL);
+    cr_assert_eq(log_topic(life.log, name, 256, 0, NO_UID, true, &topic), -EINVAL);
+    cr_assert_eq(log_topic(life.log, "a\nb", 3, 0, NO_UID, true, &topic), -EINVAL);
+    cr_assert_eq(log_topic(life.log, "a\0b", 3, 0, NO_UID, true, &topic), -EINVAL);
+    cr_assert_eq(log_topic(life.log, "\x7f", 1, 0, NO_UID, true, &topic), -EINVAL);
+    cr_assert_eq(log_topic(life.log, "t", 1, LEVEL_DURABLE + 1, NO_UID, true, &topic), -EINVAL);
+    cr_assert_eq(log_topic(life.log, "t", 1, 0, NO_UID, false, &topic), -ENOENT);
     name[255] = 0;
     for (unsigned length = 255; length > 30; length -= 45) {
         name[length] = 0;
@@ -427,7 +427,7 @@ Test(gather, a_topic_that_was_never_written_is_not_in_the_catalogue)
     struct topic *topic = life_topic(&life, "asked for");
     cr_assert_null(log_topic_after(life.log, 0));
     log_topic_release(life.log, topic);
-    cr_assert_eq(log_topic(life.log, "asked for", 9, 0, false, &topic), -ENOENT, "it is forgotten");
+    cr_assert_eq(log_topic(life.log, "asked for", 9, 0, NO_UID, false, &topic), -ENOENT, "it is forgotten");
 }
 
 Test(gather, the_number_of_topics_is_limited_with_edquot)
@@ -439,8 +439,8 @@ Test(gather, the_number_of_topics_is_limited_with_edquot)
     life_put(&life, "b", 1, 1);
     life_put(&life, "c", 1, 1);
     struct topic *topic;
-    cr_assert_eq(log_topic(life.log, "d", 1, 0, true, &topic), -EDQUOT);
-    cr_assert_eq(log_topic(life.log, "c", 1, 0, true, &topic), 0);
+    cr_assert_eq(log_topic(life.log, "d", 1, 0, NO_UID, true, &topic), -EDQUOT);
+    cr_assert_eq(log_topic(life.log, "c", 1, 0, NO_UID, true, &topic), 0);
     log_topic_release(life.log, topic);
 }
 

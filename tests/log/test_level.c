@@ -200,7 +200,7 @@ Test(level, the_level_of_a_topic_is_kept_in_the_catalogue)
         cr_assert_eq(view_of("w").level, LEVEL_WRITTEN);
         cr_assert_eq(view_of("s").level, LEVEL_DURABLE);
         struct topic *topic;
-        cr_assert_eq(log_topic(life.log, "w", 1, LEVEL_DURABLE, true, &topic), 0);
+        cr_assert_eq(log_topic(life.log, "w", 1, LEVEL_DURABLE, NO_UID, true, &topic), 0);
         log_topic_release(life.log, topic);
         cr_assert_eq(view_of("w").level, LEVEL_WRITTEN, "an existing topic keeps its level");
     }

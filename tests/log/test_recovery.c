@@ -323,7 +323,7 @@ Test(recovery, case_k_a_checkpoint_of_another_store_does_not_count)
     life_start(&life);
     cr_assert(life_said(&life, "does not count"));
     struct topic *topic;
-    cr_assert_eq(log_topic(life.log, "foreign", 7, 0, false, &topic), -ENOENT);
+    cr_assert_eq(log_topic(life.log, "foreign", 7, 0, NO_UID, false, &topic), -ENOENT);
     life_verify(&life);
     life_remove(&other);
 }

@@ -80,7 +80,7 @@ static void publish(struct log *log, struct topic *topic)
 void fake_append(struct log *log, const char *name, const void *data, uint32_t length)
 {
     struct topic *topic;
-    int rc = log_topic(log, name, strlen(name), LEVEL_DURABLE, true, &topic);
+    int rc = log_topic(log, name, strlen(name), LEVEL_DURABLE, NO_UID, true, &topic);
     check_bug(rc == 0);
     add_entry(&topic->entries, &topic->count, data, length, 0);
     publish(log, topic);
@@ -99,9 +99,10 @@ bool log_busy(const struct log *log)
     return log->first != NULL;
 }
 
-int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool create,
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool create,
               struct topic **out)
 {
+    (void)uid;
     for (size_t i = 0; i < length; i++)
         if ((uint8_t)name[i] < 0x20 || name[i] == 0x7f)
             return -EINVAL;

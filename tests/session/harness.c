@@ -238,6 +238,7 @@ int client_handshake(struct rig *rig, struct client *client, const struct hello 
     client->files[1] = fds[FD_BROKER_FILE];
     client->doorbell = fds[FD_DOORBELL];
     client->signal = fds[FD_SIGNAL];
+    close(fds[FD_WATERMARKS]);
     map_files(client);
     return 0;
 }

@@ -40,7 +40,7 @@ Test(handshake, refuses_each_wrong_field)
     } while (0)
     WRONG(wrong.magic ^= 1, -EPROTO, "does not speak");
     WRONG(wrong.fingerprint ^= 1, -EPROTO, "fingerprint");
-    WRONG(wrong.flags = 2, -EPROTO, "does not know");
+    WRONG(wrong.flags = HELLO_FLAGS + 1, -EPROTO, "does not know");
     WRONG(wrong.flags = HELLO_REQUIRE_URING, -EOPNOTSUPP, "io_uring");
     WRONG(wrong.queue_entries = 0, -EINVAL, "queue 0");
     WRONG(wrong.queue_entries = 17, -EINVAL, "queue 17");
@@ -63,7 +63,7 @@ Test(handshake, names_both_layout_versions_when_they_differ)
     hello.version_min = 70;
     hello.version_max = 72;
     expect_refusal(&hello, sizeof hello, -EPROTO, "70 to 72");
-    expect_refusal(&hello, sizeof hello, -EPROTO, "the broker 1");
+    expect_refusal(&hello, sizeof hello, -EPROTO, "the broker 2");
     hello.version_min = 0;
     hello.version_max = 0;
     expect_refusal(&hello, sizeof hello, -EPROTO, "0 to 0");

@@ -86,7 +86,7 @@ static struct topic *topic_of(struct run_state *run, uint32_t number)
     char name[32];
     int length = snprintf(name, sizeof name, "topic %u", number);
     uint8_t level = run->ledger->levels[number];
-    int error = log_topic(run->log, name, (size_t)length, level, true, &run->topics[number]);
+    int error = log_topic(run->log, name, (size_t)length, level, NO_UID, true, &run->topics[number]);
     if (error != 0) {
         ledger_fail(run->ledger, "log_topic fails with %d", error);
         return NULL;

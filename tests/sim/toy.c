@@ -301,9 +301,10 @@ void log_stream_abort(struct log *log, struct stream *stream)
 /* ------------------------------------------------------------------------------------------------ topics,
  * reads */
 
-int log_topic(struct log *log, const char *name, size_t length, uint8_t level, bool create,
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool create,
               struct topic **out)
 {
+    (void)uid;
     (void)level;
     for (uint32_t i = 0; i < log->topic_count; i++) {
         if (strlen(log->topics[i].name) == length && memcmp(log->topics[i].name, name, length) == 0) {
@@ -425,7 +426,7 @@ static int keep_record(struct log *log, const struct record *from)
     check_bug(record != NULL);
     memcpy(record, from, from->bytes);
     record->name[sizeof record->name - 1] = 0;
-    int error = log_topic(log, record->name, strlen(record->name), 0, true, &topic);
+    int error = log_topic(log, record->name, strlen(record->name), 0, NO_UID, true, &topic);
     if (error != 0 || log->record_count == MAX_RECORDS) {
         free(record);
         return -EBADMSG;
