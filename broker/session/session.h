@@ -120,9 +120,13 @@ struct session {
     uint32_t final_tail; /* LEAVING, or the server stops: taken up to here */
     struct watch socket;
     struct watch doorbell;
+    struct watch process; /* its pidfd: readable once the client's process has ended; fd -1: none to be had */
     struct io_signal signal;
     struct account *account;
     pid_t pid;
+    struct producer *producer; /* NULL: none; referenced for the session's life. Its word names this session
+                                * for as long as it is the holder */
+    bool fenced;               /* another connection took the producer over: nothing of this one is taken */
 
     struct layout_sizes sizes;
     struct client_words *client; /* hostile memory: every word is read once */
