@@ -38,6 +38,7 @@ struct broker {
     struct options options;
     struct paths paths;
     struct io *io;
+    struct watermarks watermarks;
     struct log *log;
     struct server *server;
     struct listener listener;
@@ -121,8 +122,13 @@ static int start_store(struct broker *broker, struct error *err)
         sayf(folder, SAY_WARNING,
              "the file system is %s: what is promised after power loss is known to hold on ext4 and xfs only",
              name);
+    rc = watermarks_create(WATERMARK_SLOTS, &broker->watermarks, err);
+    if (rc != 0)
+        goto close_io;
     struct log_options log_options = {
         .io = broker->io,
+        .watermarks = broker->watermarks.slots,
+        .watermark_slots = broker->watermarks.count,
         .segment_bytes = broker->options.segment_bytes,
         .memory_bytes = broker->options.memory_bytes,
         .commit_align = broker->options.commit_align,
@@ -133,8 +139,21 @@ static int start_store(struct broker *broker, struct error *err)
     };
     rc = log_start(&log_options, &broker->log, err);
     if (rc != 0)
-        broker->io->functions->destroy(broker->io);
+        goto drop_watermarks;
+    return 0;
+
+drop_watermarks:
+    watermarks_destroy(&broker->watermarks);
+close_io:
+    broker->io->functions->destroy(broker->io);
     return rc;
+}
+
+/* After the log has stopped. */
+static void close_store(struct broker *broker)
+{
+    watermarks_destroy(&broker->watermarks);
+    broker->io->functions->destroy(broker->io);
 }
 
 /* ------------------------------------------------------------------------------------------------ counters
@@ -232,6 +251,7 @@ static int start_server(struct broker *broker, struct error *err)
         .listen_fd = broker->listener.fd,
         .default_level = broker->options.level,
         .spin_ns = broker->options.spin_ns,
+        .watermarks = &broker->watermarks,
         .stat = broker->stat,
         .say = say_line,
         .context = broker->paths.data_folder,
@@ -299,7 +319,7 @@ static int run(struct broker *broker)
     code = stop(broker, &err) == 0 ? EXIT_SUCCESS : complain(&err);
     stop_stat(broker);
     socket_remove(broker->paths.socket, &broker->listener);
-    broker->io->functions->destroy(broker->io);
+    close_store(broker);
     return code;
 
 close_socket:
@@ -309,7 +329,7 @@ close_socket:
 stop_log:
     if (log_stop(broker->log, &err) != 0)
         complain(&err);
-    broker->io->functions->destroy(broker->io);
+    close_store(broker);
     return code;
 }
 

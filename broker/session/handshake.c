@@ -6,7 +6,7 @@
  *   2. The hello, one message, within the deadline.
  *   3. Checked: length, magic, version range, fingerprint, flags, reserved bytes, sizes, limits of the uid
  *      and of the broker.
- *   4. The session is made; the welcome goes out with four descriptors; the two memfds are closed here.
+ *   4. The session is made; the welcome goes out with five descriptors; the two memfds of the connection are closed here.
  *
  * Failure modes: each refusal is a welcome with a negative status and words, then the connection is closed.
  * Silence until the deadline, a hang-up or a full socket: closed. No file descriptor left: the spare one is
@@ -71,6 +71,8 @@ static void fill_welcome(const struct server *server, struct welcome *welcome)
         .epoch = server->epoch,
         .broker_pid = (uint32_t)getpid(),
         .default_level = server->options.default_level,
+        .max_batch_bytes = server->options.max_batch_bytes,
+        .watermark_slots = server->watermarks.count,
     };
 }
 
@@ -289,7 +291,7 @@ static int send_welcome(struct session *session, const int files[2])
                          [FD_BROKER_FILE] = files[1],
                          [FD_DOORBELL] = session->doorbell.fd,
                          [FD_SIGNAL] = session->signal.fd,
-                         [FD_WATERMARKS] = files[1]};
+                         [FD_WATERMARKS] = session->server->watermarks.fd};
     memcpy(CMSG_DATA(header), fds, sizeof fds);
     return sendmsg(session->socket.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof welcome
                ? 0

@@ -198,6 +198,8 @@ static uint32_t connections_possible(void)
     return possible > 4096 ? 4096 : (uint32_t)possible;
 }
 
+#define OWN_WATERMARKS 64u
+
 static void fill_defaults(struct server_options *options)
 {
     if (options->handshake_ns == 0)
@@ -208,10 +210,32 @@ static void fill_defaults(struct server_options *options)
         options->max_connections = connections_possible();
     if (options->max_connections_of_uid == 0)
         options->max_connections_of_uid = options->max_connections - options->max_connections / 4;
+    if (options->max_batch_bytes == 0)
+        options->max_batch_bytes = MAX_BATCH_BYTES;
     if (options->max_shared == 0)
         options->max_shared = half_of_memory();
     if (options->max_shared_of_uid == 0)
         options->max_shared_of_uid = options->max_shared / 2;
+}
+
+static int take_watermarks(struct server *server, struct error *err)
+{
+    server->own_watermarks = (struct watermarks){.fd = -1};
+    if (server->options.watermarks == NULL) {
+        int rc = watermarks_create(OWN_WATERMARKS, &server->own_watermarks, err);
+        if (rc != 0)
+            return rc;
+        server->watermarks = server->own_watermarks;
+    } else {
+        server->watermarks = *server->options.watermarks;
+    }
+    return 0;
+}
+
+static void drop_watermarks(struct server *server)
+{
+    if (server->own_watermarks.fd >= 0)
+        watermarks_destroy(&server->own_watermarks);
 }
 
 int server_create(const struct server_options *options, struct server **out, struct error *err)
@@ -248,10 +272,13 @@ int server_create(const struct server_options *options, struct server **out, str
         rc = error_set(err, -errno, "cannot open /dev/null: %s", strerror(errno));
         goto free_server;
     }
+    rc = take_watermarks(server, err);
+    if (rc != 0)
+        goto close_spare;
     rc = server_watch(server, &server->listener, EPOLLIN);
     if (rc != 0) {
         error_set(err, rc, "cannot watch the socket: %s", strerror(-rc));
-        goto close_spare;
+        goto drop_watermarks;
     }
     server->more = true; /* the first turn looks around */
     server->stat_dirty = true;
@@ -259,6 +286,8 @@ int server_create(const struct server_options *options, struct server **out, str
     *out = server;
     return 0;
 
+drop_watermarks:
+    drop_watermarks(server);
 close_spare:
     close(server->spare_fd);
 free_server:
@@ -405,6 +434,7 @@ void server_destroy(struct server *server)
     }
     handshake_free_over(server);
     check_bug(TAILQ_EMPTY(&server->accounts));
+    drop_watermarks(server);
     close(server->spare_fd);
     spin_stop(server);
     free(server);

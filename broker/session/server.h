@@ -30,6 +30,20 @@ struct watch {
 
 #define SPIN_ADAPTIVE INT64_C(-1)
 
+/* The memory that all clients may read: who made it keeps it until log and server are gone. */
+struct watermarks {
+    struct watermark *slots; /* zeroed */
+    uint32_t count;
+    uint64_t bytes; /* mapped */
+    int fd;
+};
+
+#define WATERMARK_SLOTS 65536u /* as many as there are topics by default */
+
+/* Errors: as the system has them (-EMFILE, -ENOMEM, -ENOSPC). */
+int watermarks_create(uint32_t slots, struct watermarks *out, struct error *err) must_check;
+void watermarks_destroy(struct watermarks *watermarks);
+
 struct server_options {
     struct io *io; /* borrowed, as are all below */
     struct log *log;
@@ -43,7 +57,9 @@ struct server_options {
     uint32_t max_connections_of_uid; /* 0 = three quarters of max_connections */
     uint64_t max_shared;        /* bytes of arenas, windows and rings; 0 = half of the machine's memory */
     uint64_t max_shared_of_uid; /* 0 = half of max_shared */
-    struct stat_page *stat;     /* may be NULL; identity already written */
+    uint64_t max_batch_bytes;   /* as the log has it, told to clients; 0 = MAX_BATCH_BYTES */
+    const struct watermarks *watermarks; /* as the log has them; NULL: the server makes a few, all zero */
+    struct stat_page *stat;              /* may be NULL; identity already written */
     void (*say)(void *context, enum say priority, const char *line);
     void *context;
 };

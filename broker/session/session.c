@@ -30,13 +30,10 @@
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U
 #endif
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
 
 /* ------------------------------------------------------------------------------------- memory */
 
-static int shared_file(const char *name, uint64_t bytes, int *out)
+int shared_file(const char *name, uint64_t bytes, int *out)
 {
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
     if (fd < 0 && errno == EINVAL) /* kernels before 6.3 */
@@ -52,7 +49,7 @@ static int shared_file(const char *name, uint64_t bytes, int *out)
     return 0;
 }
 
-static int shared_map(int fd, uint64_t bytes, int extra_seals, uint8_t **out)
+int shared_map(int fd, uint64_t bytes, int extra_seals, uint8_t **out)
 {
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED)

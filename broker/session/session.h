@@ -187,6 +187,8 @@ struct server {
     struct server_options options;
     struct io *io;
     struct log *log;
+    struct watermarks watermarks;     /* what clients are sent: the options', or our own */
+    struct watermarks own_watermarks; /* fd -1: none */
     int epoll_fd;
     int spare_fd; /* given up for a moment to shed a connection when there are no descriptors left */
     struct watch listener;
@@ -228,9 +230,16 @@ struct server {
     uint32_t unsaid;
 };
 
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
 #define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 /* session.c */
+/* A memfd allocated in full, and its mapping; then it is sealed SHRINK|GROW|SEAL and `extra_seals`. */
+int shared_file(const char *name, uint64_t bytes, int *out) must_check;
+int shared_map(int fd, uint64_t bytes, int extra_seals, uint8_t **out) must_check;
 /* Takes over socket and account on success. `files` get the two memfds, which the caller sends and closes. */
 int session_create(struct server *server, int socket_fd, struct account *account, pid_t pid,
                    const struct layout_sizes *sizes, struct session **out, int files[2],

@@ -213,7 +213,7 @@ static void map_files(struct client *client)
 
 int client_handshake(struct rig *rig, struct client *client, const struct hello *hello, size_t bytes)
 {
-    *client = (struct client){.files = {-1, -1}, .doorbell = -1, .signal = -1};
+    *client = (struct client){.files = {-1, -1}, .doorbell = -1, .signal = -1, .watermarks = -1};
     client->socket = client_dial(rig);
     cr_assert_eq(send(client->socket, hello, bytes, MSG_NOSIGNAL), (ssize_t)bytes);
     int fds[FD_COUNT];
@@ -238,7 +238,7 @@ int client_handshake(struct rig *rig, struct client *client, const struct hello 
     client->files[1] = fds[FD_BROKER_FILE];
     client->doorbell = fds[FD_DOORBELL];
     client->signal = fds[FD_SIGNAL];
-    close(fds[FD_WATERMARKS]);
+    client->watermarks = fds[FD_WATERMARKS];
     map_files(client);
     return 0;
 }
@@ -261,6 +261,7 @@ void client_close(struct client *client)
     close(client->files[1]);
     close(client->doorbell);
     close(client->signal);
+    close(client->watermarks);
 }
 
 bool client_ended(struct client *client)

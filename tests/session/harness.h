@@ -39,7 +39,7 @@ int open_descriptors(void);
 
 /* What the library would be. */
 struct client {
-    int socket, files[2], doorbell, signal;
+    int socket, files[2], doorbell, signal, watermarks;
     struct welcome welcome;
     struct layout_sizes sizes;
     struct client_words *words;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct rig rig;
@@ -90,26 +91,16 @@ Test(handshake, accepts_a_newer_client_that_still_speaks_this_version)
     rig_stop(&rig);
 }
 
-Test(handshake, g20_seals_hold_against_the_client)
+/* A file that only the broker writes. */
+static void expect_read_only(int fd, size_t bytes)
 {
-    rig_start(&rig, NULL, 0);
-    struct client client;
-    client_connect(&rig, &client);
-    for (int i = 0; i < 2; i++) {
-        int fd = client.files[i];
-        cr_assert_eq(ftruncate(fd, 0), -1);
-        cr_assert_eq(errno, EPERM, "shrink");
-        cr_assert_eq(ftruncate(fd, 1 << 30), -1);
-        cr_assert_eq(errno, EPERM, "grow");
-        cr_assert_eq(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
-        cr_assert_eq(errno, EPERM, "seal");
-    }
-    int fd = client.files[1];
-    size_t bytes = client.sizes.broker_file_bytes;
     cr_assert_eq(mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
     cr_assert_eq(errno, EPERM, "map for writing");
-    cr_assert_eq(mprotect(client.broker_mapping, bytes, PROT_READ | PROT_WRITE), -1);
+    void *at = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+    cr_assert_neq(at, MAP_FAILED);
+    cr_assert_eq(mprotect(at, bytes, PROT_READ | PROT_WRITE), -1);
     cr_assert_eq(errno, EACCES, "mprotect");
+    munmap(at, bytes);
     cr_assert_eq(pwrite(fd, "x", 1, 0), -1);
     cr_assert_eq(errno, EPERM, "write");
     cr_assert_eq(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), -1);
@@ -121,8 +112,71 @@ Test(handshake, g20_seals_hold_against_the_client)
         cr_assert_eq(pwrite(again, "x", 1, 0), -1);
         close(again);
     }
+    char *const arguments[] = {path, NULL};
+    cr_assert_eq(execve(path, arguments, arguments + 1), -1, "not a program");
+}
+
+Test(handshake, g20_seals_hold_against_the_client)
+{
+    rig_start(&rig, NULL, 0);
+    struct client client;
+    client_connect(&rig, &client);
+    const int files[] = {client.files[0], client.files[1], client.watermarks};
+    for (size_t i = 0; i < array_count(files); i++) {
+        int fd = files[i];
+        cr_assert_eq(ftruncate(fd, 0), -1);
+        cr_assert_eq(errno, EPERM, "shrink");
+        cr_assert_eq(ftruncate(fd, 1 << 30), -1);
+        cr_assert_eq(errno, EPERM, "grow");
+        cr_assert_eq(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
+        cr_assert_eq(errno, EPERM, "seal");
+    }
+    expect_read_only(client.files[1], client.sizes.broker_file_bytes);
+    expect_read_only(client.watermarks, 4096);
     client_close(&client);
     rig_stop(&rig);
+}
+
+Test(handshake, every_client_maps_the_same_watermarks_and_is_told_the_limits)
+{
+    struct watermarks marks;
+    struct error err = {0};
+    cr_assert_eq(watermarks_create(WATERMARK_SLOTS, &marks, &err), 0, "%s", err.text);
+    struct server_options options = {.watermarks = &marks, .max_batch_bytes = 12345678};
+    rig_start(&rig, &options, 0);
+    struct client clients[2];
+    marks.slots[77] = (struct watermark){.written_next = 5, .durable_next = 4};
+    for (int i = 0; i < 2; i++) {
+        client_connect(&rig, &clients[i]);
+        cr_assert_eq(clients[i].welcome.max_batch_bytes, 12345678);
+        cr_assert_eq(clients[i].welcome.watermark_slots, WATERMARK_SLOTS);
+        struct stat st;
+        cr_assert_eq(fstat(clients[i].watermarks, &st), 0);
+        cr_assert_eq(st.st_size, WATERMARK_SLOTS * sizeof(struct watermark));
+        cr_assert_geq(st.st_blocks * 512, st.st_size, "allocated in full");
+        const struct watermark *seen =
+            mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, clients[i].watermarks, 0);
+        cr_assert_neq(seen, MAP_FAILED);
+        cr_assert_eq(seen[77].written_next, 5);
+        cr_assert_eq(seen[77].durable_next, 4);
+        munmap((void *)(uintptr_t)seen, (size_t)st.st_size);
+        client_close(&clients[i]);
+    }
+    rig_stop(&rig);
+    watermarks_destroy(&marks);
+}
+
+Test(handshake, a_server_without_watermarks_makes_its_own)
+{
+    int before = open_descriptors();
+    rig_start(&rig, NULL, 0);
+    struct client client;
+    client_connect(&rig, &client);
+    cr_assert_gt(client.welcome.watermark_slots, 0);
+    cr_assert_eq(client.welcome.max_batch_bytes, MAX_BATCH_BYTES);
+    client_close(&client);
+    rig_stop(&rig);
+    cr_assert_eq(open_descriptors(), before);
 }
 
 Test(handshake, ends_a_connection_that_says_nothing)
