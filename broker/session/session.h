@@ -285,6 +285,19 @@ void admit(struct session *session, const struct descriptor *d, int64_t drained_
 bool admit_write(struct request *request); /* false: to be held */
 void unhold(struct session *session);
 
+/* queue.c: writes that wait for their topic, and refusals that wait to be told */
+void queue_start(struct server *server); /* in server_create, once the log is known */
+void queue_stop(struct server *server);  /* in server_destroy: nobody waits any more */
+/* Admits what waits for topics that have become free. In each turn, before drain_all. */
+void queue_turn(struct server *server);
+/* Answers everything of the session that waits for a topic with `result` (-ESTALE: fenced), as far as it can
+ * still be answered. In the log nothing of it is. */
+void queue_drop_session(struct session *session, int result);
+
+/* deadline.c: O(1) when nothing is due */
+int64_t deadline_next(const struct server *server); /* INT64_MAX: none */
+void deadline_turn(struct server *server, int64_t now);
+
 /* complete.c */
 void complete_post(struct session *session, struct completion *completion);
 void complete_result(struct session *session, const struct descriptor *d, int64_t drained_ns, int result,
