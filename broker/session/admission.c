@@ -111,10 +111,8 @@ static void admit_open(struct session *session, const struct descriptor *d, int6
 static struct request *request_new(struct session *session, enum request_kind kind,
                                    const struct descriptor *d, int64_t drained_ns)
 {
-    struct request *request = request_take(session);
+    struct request *request = request_take(session, kind);
     check_bug(request != NULL); /* drain.c takes no descriptor from a session without one */
-    request->session = session;
-    request->kind = kind;
     request->answered = false;
     request->follow = (d->flags & DESCRIPTOR_FOLLOW) != 0;
     request->cancelled = false;

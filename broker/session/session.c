@@ -347,7 +347,7 @@ void session_reap_ended(struct server *server)
 
 /* ------------------------------------------------------------------------------------- requests */
 
-struct request *request_take(struct session *session)
+struct request *request_take(struct session *session, enum request_kind kind)
 {
     struct request *request = TAILQ_FIRST(&session->pool);
     if (request != NULL)
@@ -356,7 +356,10 @@ struct request *request_take(struct session *session)
         request = &session->requests[session->pool_used++];
     else
         return NULL;
+    request->session = session;
+    request->kind = kind;
     session->inflight++;
+    session->writes += kind == REQUEST_WRITE;
     return request;
 }
 
@@ -366,6 +369,7 @@ void request_free(struct request *request)
     struct session *session = request->session;
     check_bug(session->inflight > 0);
     session->inflight--;
+    session->writes -= request->kind == REQUEST_WRITE;
     if (request->topic != 0)
         session_topic_done(session, request->topic);
     if (request->stream != NULL)

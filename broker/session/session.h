@@ -140,6 +140,7 @@ struct session {
 
     uint32_t outstanding;
     uint32_t inflight;
+    uint32_t writes;    /* those of `inflight` that write: held, waiting for their topic, or in the log */
     uint32_t pool_used; /* requests[0 .. pool_used) have been used before */
     uint32_t pool_size;
     struct request *requests;
@@ -250,7 +251,8 @@ void session_leave(struct session *session); /* the client is gone */
 void session_end(struct session *session);   /* LIVE or LEAVING -> ENDED */
 void session_hostile(struct session *session, const char *format, ...) printf_like(2, 3);
 void session_reap_ended(struct server *server);        /* frees what can be freed */
-struct request *request_take(struct session *session); /* NULL: the pool is empty */
+/* NULL: the pool is empty */
+struct request *request_take(struct session *session, enum request_kind kind);
 void request_free(struct request *request);
 struct topic_slot *session_topic(struct session *session, uint32_t number);
 int session_topic_add(struct session *session, struct topic *topic, uint32_t *number) must_check;
