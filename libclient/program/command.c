@@ -7,32 +7,78 @@
 
 /* -------------------------------------------------------------------------------- arguments */
 
-static error_t parse_connection(int key, char *arg, struct argp_state *state)
+struct parsing {
+    const struct own_arguments *own;
+    struct common *common;
+};
+
+static void parse_argument(struct common *common, const char *arg, struct argp_state *state)
 {
-    struct connection *connection = state->input;
+    if (!common->takes_topic)
+        argp_error(state, "takes no argument; '%s' is one", arg);
+    if (state->arg_num > 0)
+        argp_error(state, "one topic only; '%s' is one too many", arg);
+    if (topic_name_problem(arg) != NULL)
+        argp_error(state, "%s", topic_name_problem(arg));
+    common->topic = arg;
+}
+
+static error_t parse_common(int key, char *arg, struct argp_state *state)
+{
+    const struct parsing *parsing = state->input;
+    struct common *common = parsing->common;
     switch (key) {
+    case ARGP_KEY_INIT:
+        if (parsing->own->options != NULL)
+            state->child_inputs[0] = parsing->own->input;
+        return 0;
     case 'S':
         if (arg[0] == '\0')
             argp_error(state, "--socket needs a path");
-        connection->socket_path = arg;
+        common->socket_path = arg;
         return 0;
     case 'I':
         if (arg[0] == '\0')
             argp_error(state, "--instance needs a key");
-        connection->instance = arg;
+        common->instance = arg;
+        return 0;
+    case 'j':
+        common->json = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        parse_argument(common, arg, state);
+        return 0;
+    case ARGP_KEY_END:
+        if (common->takes_topic && common->topic == NULL)
+            argp_error(state, "which topic?");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static const struct argp_option connection_options[] = {
+/* Those that not every command has come first. */
+static const struct argp_option common_options[] = {
+    {"json", 'j', NULL, 0, "Print JSON: one object for each thing listed", 0},
     {"socket", 'S', "PATH", 0, "Socket of the broker (else WALRUS_SOCKET, else the user's default)", 10},
     {"instance", 'I', "KEY", 0, "Instance of the broker (else WALRUS_INSTANCE, else none)", 10},
     {0},
 };
 
-const struct argp connection_argp = {connection_options, parse_connection, NULL, NULL, NULL, NULL, NULL};
+void parse_arguments(int argc, char **argv, const struct own_arguments *own, struct common *common)
+{
+    const struct argp own_argp = {own->options, own->parse, NULL, NULL, NULL, NULL, NULL};
+    const struct argp_child children[] = {{&own_argp, 0, NULL, 0}, {0}};
+    const struct argp argp = {common->takes_json ? common_options : common_options + 1,
+                              parse_common,
+                              common->takes_topic ? "TOPIC" : NULL,
+                              own->words,
+                              own->options != NULL ? children : NULL,
+                              NULL,
+                              NULL};
+    struct parsing parsing = {own, common};
+    argp_parse(&argp, argc, argv, 0, NULL, &parsing);
+}
 
 bool parse_number(const char *text, uint64_t least, uint64_t most, uint64_t *value)
 {
@@ -131,12 +177,12 @@ const char *failure_words(int error, uint8_t reason)
     }
 }
 
-int connect_to_broker(const char *command, const struct connection *connection, walrus **handle)
+int connect_to_broker(const char *command, const struct common *common, walrus **handle)
 {
     char words[512] = "";
     struct walrus_connect_options options = {.size = sizeof options,
-                                             .socket_path = connection->socket_path,
-                                             .instance = connection->instance,
+                                             .socket_path = common->socket_path,
+                                             .instance = common->instance,
                                              .error = words,
                                              .error_size = sizeof words};
     int rc = walrus_connect(handle, &options);

@@ -1,5 +1,5 @@
-/* command.h: what the sub-commands of `walrus` share: exit codes, words of failures, the options --socket and
- * --instance. */
+/* command.h: what the sub-commands of `walrus` share: their common arguments, exit codes, words of failures,
+ * output. */
 #ifndef WALRUS_PROGRAM_COMMAND_H
 #define WALRUS_PROGRAM_COMMAND_H
 
@@ -21,12 +21,27 @@ int command_topics(int argc, char **argv);
 int command_stat(int argc, char **argv);
 int command_check(int argc, char **argv);
 
-/* Where the broker is, from the options that every command with a broker has. */
-struct connection {
-    char *socket_path;
-    char *instance;
+/* What the lines of several commands have in common. */
+struct common {
+    bool takes_topic; /* TOPIC is the one argument; else there is none */
+    bool takes_json;  /* --json */
+    /* results */
+    const char *topic;
+    bool json;
+    const char *socket_path; /* NULL: not given */
+    const char *instance;
 };
-extern const struct argp connection_argp; /* child parser; its input is a struct connection */
+
+/* What a command has beside that. */
+struct own_arguments {
+    const struct argp_option *options; /* ends with {0}; NULL: none */
+    argp_parser_t parse;               /* for them and for the keys of argp; its input is `input` */
+    void *input;
+    const char *words; /* for --help, see argp_parse */
+};
+
+/* Parses the line; ends the program with EXIT_USAGE and words if it is wrong. */
+void parse_arguments(int argc, char **argv, const struct own_arguments *own, struct common *common);
 
 /* One line on stderr: "walrus NAME: WORDS". */
 void complain(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -39,7 +54,7 @@ int exit_code_of(int error);
 const char *failure_words(int error, uint8_t reason);
 
 /* Connects or complains; returns an exit code, EXIT_DONE with *handle set. */
-int connect_to_broker(const char *command, const struct connection *connection, walrus **handle)
+int connect_to_broker(const char *command, const struct common *common, walrus **handle)
     __attribute__((warn_unused_result));
 
 /* NULL if `name` can be a topic's name, else what is wrong with it. */

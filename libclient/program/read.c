@@ -20,12 +20,11 @@
 #define NAME "read"
 
 struct reading {
-    struct connection connection;
-    const char *topic;
+    struct common common;
     uint64_t from;
     uint64_t left; /* entries still wanted */
     bool follow;
-    bool json;
+    bool raw;
 };
 
 /* -------------------------------------------------------------------------------- one entry */
@@ -50,7 +49,7 @@ static bool print_entry_json(const struct reading *reading, const struct walrus_
     good = good && json_object_set_new(object, "epoch", json_integer((json_int_t)entry->epoch)) == 0;
     good = good && json_object_set_new(object, "type", json_integer(entry->type)) == 0;
     good = good && json_object_set_new(object, "durable", json_boolean(entry->unstable == 0)) == 0;
-    good = good && json_set_bytes(object, "topic", reading->topic, strlen(reading->topic)) == 0;
+    good = good && json_set_bytes(object, "topic", reading->common.topic, strlen(reading->common.topic)) == 0;
     good = good && json_set_bytes(object, "data", entry->data, entry->length) == 0;
     if (!good) {
         json_decref(object);
@@ -62,11 +61,11 @@ static bool print_entry_json(const struct reading *reading, const struct walrus_
 
 static bool print_entry(const struct reading *reading, const struct walrus_entry *entry)
 {
-    if (reading->json)
+    if (reading->common.json)
         return print_entry_json(reading, entry);
     if (entry->length > 0 && fwrite(entry->data, 1, entry->length, stdout) != entry->length)
         return false;
-    return putchar_unlocked('\n') != EOF;
+    return reading->raw || putchar_unlocked('\n') != EOF;
 }
 
 /* -------------------------------------------------------------------------------- reading */
@@ -78,7 +77,8 @@ static int read_failed(const struct reading *reading, walrus *handle, int rc)
     const char *said = walrus_error(handle);
     bool known = rc == -ENOENT || said[0] == '\0';
     snprintf(words, sizeof words, "%s", known ? failure_words(rc, 0) : said);
-    complain(NAME, "topic '%s', entry %" PRIu64 ": %s", show(&shown, reading->topic), reading->from, words);
+    complain(NAME, "topic '%s', entry %" PRIu64 ": %s", show(&shown, reading->common.topic), reading->from,
+             words);
     return exit_code_of(rc);
 }
 
@@ -107,7 +107,8 @@ static int read_topic(struct reading *reading, walrus *handle)
         if (reading->left < WALRUS_MAX_BATCH_ENTRIES)
             options.max_entries = (uint32_t)reading->left;
         walrus_entries *entries = NULL;
-        int rc = walrus_batch_read_for_topic(handle, reading->topic, reading->from, &options, &entries);
+        int rc =
+            walrus_batch_read_for_topic(handle, reading->common.topic, reading->from, &options, &entries);
         if (rc < 0 && reading->follow && ((rc == -ENOENT && !at_end) || rc == -ETIME || rc == -EINTR)) {
             at_end = true;
             continue;
@@ -157,9 +158,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct reading *reading = state->input;
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &reading->connection;
-        return 0;
     case 'f':
         if (strcmp(arg, "earliest") == 0)
             reading->from = 1;
@@ -173,19 +171,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'F':
         reading->follow = true;
         return 0;
-    case 'j':
-        reading->json = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        if (state->arg_num > 0)
-            argp_error(state, "one topic only; '%s' is one too many", arg);
-        if (topic_name_problem(arg) != NULL)
-            argp_error(state, "%s", topic_name_problem(arg));
-        reading->topic = arg;
+    case 'r':
+        reading->raw = true;
         return 0;
     case ARGP_KEY_END:
-        if (reading->topic == NULL)
-            argp_error(state, "which topic?");
+        if (reading->raw && reading->common.json)
+            argp_error(state, "--raw and --json: one of the two");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -199,24 +190,21 @@ int command_read(int argc, char **argv)
          0},
         {"max", 'm', "N", 0, "Stop after N entries", 0},
         {"follow", 'F', NULL, 0, "At the end wait for more; an unknown topic is waited for", 0},
-        {"json", 'j', NULL, 0, "One JSON object per entry: sequence, time, topic, data (or data_base64), ...",
-         0},
+        {"raw", 'r', NULL, 0, "The bytes of the entries and nothing between them: no newlines are added", 0},
         {0},
     };
-    static const struct argp_child children[] = {{&connection_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {
-        options,
-        parse,
-        "TOPIC",
+    struct reading reading = {
+        .common = {.takes_topic = true, .takes_json = true}, .from = 1, .left = UINT64_MAX};
+    const struct own_arguments own = {
+        options, parse, &reading,
         "Print the entries of TOPIC, each as a line.\v"
-        "An unknown topic is exit code 1, a sequence beyond the end prints nothing.",
-        children,
-        NULL,
-        NULL};
-    struct reading reading = {.from = 1, .left = UINT64_MAX};
-    argp_parse(&argp, argc, argv, 0, NULL, &reading);
+        "With --json each entry is an object: sequence, time, topic, data (or data_base64), ... "
+        "What `walrus append --stream` wrote is one entry: --from SEQ --max 1 --raw gives its exact "
+        "bytes.\n\n"
+        "An unknown topic is exit code 1, a sequence beyond the end prints nothing."};
+    parse_arguments(argc, argv, &own, &reading.common);
     walrus *handle = NULL;
-    int code = connect_to_broker(NAME, &reading.connection, &handle);
+    int code = connect_to_broker(NAME, &reading.common, &handle);
     if (code != EXIT_DONE)
         return code;
     if (reading.follow)

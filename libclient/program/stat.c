@@ -22,11 +22,6 @@
 #define NAME     "stat"
 #define ATTEMPTS 100 /* a copy is whole at nearly every look */
 
-struct showing {
-    struct connection connection;
-    bool json;
-};
-
 struct life {
     const char *word; /* "serving", "starting", "stopping", "stalled", "stopped", "failed", "dead" */
     int64_t stalled_ns;
@@ -34,15 +29,14 @@ struct life {
 
 /* -------------------------------------------------------------------------------- the page */
 
-static int find_path(const struct connection *connection, char *out, size_t size, struct error *err)
+static int find_path(const struct common *common, char *out, size_t size, struct error *err)
 {
     char fallback[PATHS_SOCKET_MAX + 1];
-    const char *path = connection->socket_path, *variable = getenv("WALRUS_SOCKET");
+    const char *path = common->socket_path, *variable = getenv("WALRUS_SOCKET");
     if (path == NULL && variable != NULL && variable[0] != '\0')
         path = variable;
     if (path == NULL) {
-        const char *instance =
-            connection->instance != NULL ? connection->instance : getenv("WALRUS_INSTANCE");
+        const char *instance = common->instance != NULL ? common->instance : getenv("WALRUS_INSTANCE");
         int rc = paths_default_socket(fallback, sizeof fallback, instance, err);
         if (rc != 0)
             return rc;
@@ -241,41 +235,16 @@ static bool print_stat_json(const struct stat_snapshot *snapshot, struct life li
     return false;
 }
 
-/* -------------------------------------------------------------------------------- arguments */
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct showing *showing = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &showing->connection;
-        return 0;
-    case 'j':
-        showing->json = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "takes no argument; '%s' is one", arg);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 int command_stat(int argc, char **argv)
 {
-    static const struct argp_option options[] = {{"json", 'j', NULL, 0, "One JSON object", 0}, {0}};
-    static const struct argp_child children[] = {{&connection_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {
-        options,  parse,
-        NULL,     "Show the broker's counters. Works on a stalled or dead broker too, and says so.",
-        children, NULL,
-        NULL};
-    struct showing showing = {0};
-    argp_parse(&argp, argc, argv, 0, NULL, &showing);
+    static const struct own_arguments own = {
+        .words = "Show the broker's counters. Works on a stalled or dead broker too, and says so."};
+    struct common common = {.takes_json = true};
+    parse_arguments(argc, argv, &own, &common);
     char path[512];
     struct stat_snapshot snapshot = {0};
     struct error err = {0};
-    int rc = find_path(&showing.connection, path, sizeof path, &err);
+    int rc = find_path(&common, path, sizeof path, &err);
     if (rc == 0)
         rc = read_page(path, &snapshot, &err);
     if (rc != 0) {
@@ -283,7 +252,7 @@ int command_stat(int argc, char **argv)
         return exit_code_of(rc);
     }
     struct life life = look_for_life(&snapshot, path);
-    if (!showing.json)
+    if (!common.json)
         print_text(&snapshot, life, path);
     else if (!print_stat_json(&snapshot, life, path) && !ferror(stdout)) {
         complain(NAME, "out of memory");

@@ -8,6 +8,7 @@
  *   FAKE_WHERE=W         "completion" (default), "submit", "add" (its first line), "begin", "open", "connect"
  *   FAKE_LATE=1          completions can be reaped only after a wait, never at once
  *   FAKE_ONCE=1          the failure clears after one time (add, begin)
+ *   FAKE_GREET=1         says "connected" on stdout, so that a test knows
  *   FAKE_ENTRIES=N       a read finds N entries; FAKE_BINARY=1: they are not UTF-8 */
 #include <errno.h>
 #include <stdbool.h>
@@ -94,6 +95,10 @@ int walrus_connect(walrus **handle, const struct walrus_connect_options *options
     fake->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     fake->file = getenv("FAKE_FILE") != NULL ? fopen(getenv("FAKE_FILE"), "a") : NULL;
     *handle = fake;
+    if (number_of("FAKE_GREET") != 0) {
+        printf("connected\n");
+        fflush(stdout);
+    }
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include <ftw.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -146,6 +147,18 @@ bool child_write(struct child *child, const char *data, size_t length)
         }
     }
     return true;
+}
+
+bool child_await_read(struct child *child)
+{
+    int64_t limit = clock_ms() + LIMIT_MS;
+    int left = 0;
+    while (ioctl(child->in, FIONREAD, &left) == 0 && left > 0) {
+        if ((child->out < 0 && child->err < 0) || clock_ms() > limit)
+            return false;
+        pause_ms(1);
+    }
+    return left == 0;
 }
 
 void child_close_input(struct child *child)

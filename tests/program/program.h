@@ -42,6 +42,8 @@ struct start {
 void child_start(struct child *child, const struct start *start);
 /* Writes to its stdin, reading its output meanwhile. false: it does not read any more, or the limit. */
 bool child_write(struct child *child, const char *data, size_t length);
+/* Waits until it has read all that was written. false: the limit. */
+bool child_await_read(struct child *child);
 void child_close_input(struct child *child);
 /* Reads until its stdout (or stderr) contains the words. false: it ended, or the limit. */
 bool child_await(struct child *child, const struct text *where, const char *words);

@@ -139,6 +139,49 @@ Test(command_line, append_says_which_file_it_cannot_read)
     child_free(&child);
 }
 
+Test(command_line, append_that_is_ended_by_a_signal_commits_the_lines_it_has_read)
+{
+    static const struct {
+        int number;
+        const char *input, *words, *wanted;
+    } cases[] = {
+        {SIGINT, "a\nb\n", "ended by SIGINT before the end of the input; 2 lines are committed\n",
+         "2\n1:a\n1:b\n"},
+        {SIGTERM, "a\nhalf a li",
+         "ended by SIGTERM before the end of the input; 1 line is committed, an unfinished one is not\n",
+         "1\n1:a\n"},
+        {SIGTERM, "", "0 lines are committed\n", ""},
+    };
+    for (size_t i = 0; i < array_count(cases); i++) {
+        struct child child;
+        begin(&child, list_of("FAKE_GREET=1"), list_of("append", "t", "--linger", "2000000000"));
+        cr_assert(child_await(&child, &child.output, "connected\n"));
+        cr_assert(child_write(&child, cases[i].input, strlen(cases[i].input)) && child_await_read(&child));
+        kill(child.pid, cases[i].number);
+        child_wait(&child, LIMIT_MS);
+        expect_end(NULL, &child, 1, cases[i].words);
+        expect_record(&child, cases[i].wanted, strlen(cases[i].wanted));
+        child_free(&child);
+        unlink(record);
+    }
+}
+
+Test(command_line, append_whose_signal_was_ignored_ignores_it)
+{
+    struct child child;
+    struct start start = {.arguments = list_of("/bin/sh", "-c", "trap '' INT; exec \"$0\" append t",
+                                               program_path("WALRUS_TEST_FAKE")),
+                          .environment = list_of(record_setting, "FAKE_GREET=1")};
+    child_start(&child, &start);
+    cr_assert(child_await(&child, &child.output, "connected\n"));
+    kill(child.pid, SIGINT);
+    cr_assert(child_write(&child, "a\n", 2));
+    child_finish(&child, LIMIT_MS);
+    expect_end(NULL, &child, 0, NULL);
+    expect_record(&child, "1\n1:a\n", 6);
+    child_free(&child);
+}
+
 /* Batch 3 of 4, of three lines each, fails. */
 static void expect_failure(const char *code, const char *where, const char *late, int exit_code,
                            const char *words)

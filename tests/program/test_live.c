@@ -142,6 +142,23 @@ Test(live, a_follower_whose_broker_is_killed_ends_within_5_s)
     child_free(&follower);
 }
 
+/* -------------------------------------------------------------------------------- signals */
+
+static bool signal_is_caught(pid_t pid, int number)
+{
+    char path[64], line[256];
+    unsigned long long caught = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *file = fopen(path, "re");
+    cr_assert(file != NULL, "%s: %s", path, strerror(errno));
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (strncmp(line, "SigCgt:", 7) == 0)
+            caught = strtoull(line + 7, NULL, 16);
+    }
+    fclose(file);
+    return (caught >> (number - 1) & 1) != 0;
+}
+
 /* -------------------------------------------------------------------------------- death */
 
 Test(live, an_idle_append_whose_broker_is_killed_ends_within_5_s)
@@ -240,6 +257,28 @@ Test(live, an_append_waits_for_a_stalled_broker_and_goes_on_with_it)
     child_wait(&reader, LIMIT_MS);
     expect_output(&place, &reader, "1\n2\n");
     child_free(&reader);
+    child_free(&child);
+}
+
+Test(live, an_append_that_waits_for_the_broker_is_ended_by_the_second_signal)
+{
+    struct child child, reader;
+    broker_start(&place, NULL);
+    walrus_start(&place, &child, "append", "t", "--linger", "0");
+    cr_assert(child_write(&child, "1\n", 2));
+    walrus_start(&place, &reader, "read", "t", "--follow", "--max", "1");
+    child_wait(&reader, LIMIT_MS);
+    child_free(&reader);
+    kill(place.broker.pid, SIGSTOP);
+    cr_assert(child_write(&child, "2\n", 2) && child_await_read(&child));
+    kill(child.pid, SIGINT);
+    int64_t limit = clock_ms() + LIMIT_MS;
+    while (signal_is_caught(child.pid, SIGINT) && clock_ms() < limit)
+        pause_ms(1); /* the first one is taken when the handler is gone */
+    kill(child.pid, SIGINT);
+    child_wait(&child, LIMIT_MS);
+    kill(place.broker.pid, SIGCONT);
+    expect_end(&place, &child, 128 + SIGINT, NULL);
     child_free(&child);
 }
 
