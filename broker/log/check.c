@@ -172,6 +172,8 @@ static int count_group(struct check *c, const uint8_t *group, const struct group
             }
             continue;
         }
+        if (frame->kind == FRAME_PRODUCER)
+            continue;
         c->report->payload_bytes += frame->payload_bytes;
         if (frame->kind == FRAME_CHUNK)
             continue;

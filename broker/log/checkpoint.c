@@ -39,12 +39,55 @@ static size_t topic_bytes(const struct topic *t)
     return sizeof(struct checkpoint_topic) + align_up(t->name_length, 8);
 }
 
+/* Pairs of which nothing is committed, and producers without any other, are not in the log either. */
+static uint64_t committed_pairs(const struct producer *p)
+{
+    uint64_t pairs = 0;
+    for (const struct pair *pair = p->pairs; pair != NULL; pair = pair->next)
+        pairs += pair->last != 0;
+    return pairs;
+}
+
+static size_t producer_bytes(const struct producer *p)
+{
+    return sizeof(struct checkpoint_producer) + align_up(p->name_length, 8) +
+           committed_pairs(p) * sizeof(struct checkpoint_pair);
+}
+
+static uint8_t *write_producers(const struct log *log, uint8_t *at)
+{
+    for (const struct producer *p = log->producers.first; p != NULL; p = p->later) {
+        if (!p->committed)
+            continue;
+        struct checkpoint_producer entry = {
+            .producer = p->id, .uid = p->uid, .name_bytes = p->name_length, .pairs = committed_pairs(p)};
+        memcpy(at, &entry, sizeof entry);
+        memcpy(at + sizeof entry, p->name, p->name_length);
+        at += sizeof entry + align_up(p->name_length, 8);
+        for (const struct pair *pair = p->pairs; pair != NULL; pair = pair->next) {
+            if (pair->last == 0)
+                continue;
+            struct checkpoint_pair row = {.topic = pair->topic->id,
+                                          .number = pair->last,
+                                          .first_sequence = pair->first_sequence,
+                                          .entries = pair->entries};
+            memcpy(at, &row, sizeof row);
+            at += sizeof row;
+        }
+    }
+    return at;
+}
+
 static int serialize(struct log *log, bool clean)
 {
     struct checkpoint *c = &log->checkpoint;
     uint32_t position = last_segment_with_groups(log);
     size_t size = sizeof(struct checkpoint_header) + position * sizeof(struct checkpoint_segment);
-    uint64_t topics = 0;
+    uint64_t topics = 0, producers = 0;
+    for (const struct producer *p = log->producers.first; p != NULL; p = p->later) {
+        producers += p->committed;
+        size += p->committed ? producer_bytes(p) : 0;
+    }
     for (uint32_t id = 1; id < log->next_topic; id++) {
         const struct topic *t = topic_by_id(log, id);
         if (t != NULL && t->committed) {
@@ -69,6 +112,8 @@ static int serialize(struct log *log, bool clean)
         .topics = topics,
         .bytes = size,
         .next_topic = log->next_topic,
+        .producers = producers,
+        .horizon = log->producers.horizon,
     };
     memcpy(header.store_id, log->store_id, sizeof header.store_id);
     uint8_t *at = bytes + sizeof header;
@@ -90,6 +135,7 @@ static int serialize(struct log *log, bool clean)
         memcpy(at + sizeof entry, t->name, t->name_length);
         at += topic_bytes(t);
     }
+    at = write_producers(log, at);
     check_bug(at == bytes + size);
     header.body_crc = crc32c(0, bytes + sizeof header, size - sizeof header);
     header.crc = crc32c(0, &header, offsetof(struct checkpoint_header, crc));
@@ -282,6 +328,26 @@ bool checkpoint_next_topic(const struct checkpoint_view *view, size_t *at, struc
     return true;
 }
 
+bool checkpoint_next_producer(const struct checkpoint_view *view, size_t *at,
+                              struct checkpoint_producer *producer, const char **name, const uint8_t **pairs)
+{
+    size_t left = view->header.bytes - (size_t)(view->topics - view->bytes);
+    if (*at > left || left - *at < sizeof *producer)
+        return false;
+    memcpy(producer, view->topics + *at, sizeof *producer);
+    size_t room = left - *at - sizeof *producer;
+    if (producer->name_bytes > MAX_TOPIC_NAME || align_up(producer->name_bytes, 8) > room)
+        return false;
+    room -= align_up(producer->name_bytes, 8);
+    if (producer->pairs > room / sizeof(struct checkpoint_pair))
+        return false;
+    *name = (const char *)view->topics + *at + sizeof *producer;
+    *pairs = (const uint8_t *)*name + align_up(producer->name_bytes, 8);
+    *at += sizeof *producer + align_up(producer->name_bytes, 8) +
+           producer->pairs * sizeof(struct checkpoint_pair);
+    return true;
+}
+
 static const char *view_fault(struct checkpoint_view *view, size_t size, const uint8_t store_id[16])
 {
     struct checkpoint_header *h = &view->header;
@@ -305,6 +371,11 @@ static const char *view_fault(struct checkpoint_view *view, size_t size, const u
     const char *name;
     for (uint64_t i = 0; i < h->topics; i++)
         if (!checkpoint_next_topic(view, &at, &topic, &name))
+            return "its counts are wrong";
+    struct checkpoint_producer producer;
+    const uint8_t *pairs;
+    for (uint64_t i = 0; i < h->producers; i++)
+        if (!checkpoint_next_producer(view, &at, &producer, &name, &pairs))
             return "its counts are wrong";
     return NULL;
 }

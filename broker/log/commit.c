@@ -92,6 +92,17 @@ static bool has_sequence(const struct frame_header *frame)
     return frame->kind == FRAME_BATCH || frame->kind == FRAME_LAST;
 }
 
+static void seal_producer(struct group *g, struct producer *producer, uint64_t wall)
+{
+    if (producer->committed || producer->sealed)
+        return;
+    producer->sealed = true;
+    struct frame_header *entry = (struct frame_header *)(void *)(g->data + g->used);
+    producer_entry_write(producer, entry, wall);
+    entry->offset = g->used;
+    g->used += entry->header_bytes + entry->payload_bytes;
+}
+
 /* Gives sequences and adds catalogue entries: once per group. */
 static void group_seal(struct log *log, struct group *g)
 {
@@ -118,6 +129,8 @@ static void group_seal(struct log *log, struct group *g)
             entry->offset = g->used;
             g->used += entry->header_bytes + entry->payload_bytes;
         }
+        if (note->pair != NULL)
+            seal_producer(g, note->pair->producer, wall);
     }
     g->number = log->next_group;
     g->length = (uint32_t)align_up(g->used, log->block);
@@ -203,6 +216,8 @@ static void take_effect(struct log *log, struct group *g, uint32_t i)
             t->unflushed_next = log->unflushed_topics;
             log->unflushed_topics = t;
         }
+        if (note->pair != NULL)
+            number_commit(log, note->pair, frame);
         log->stats.batches++;
         log->stats.entries += frame->batch_entries;
     }
@@ -267,6 +282,10 @@ static void group_failed(struct log *log, struct group *g, int error)
         struct frame_note *note = &g->notes[i];
         struct topic *t = note->topic;
         t->sealed = false;
+        if (note->pair != NULL) {
+            note->pair->producer->sealed = false;
+            note->pair->admitted = note->pair->last;
+        }
         if (t->level != LEVEL_ACCEPTED) {
             t->next_assign = t->next_sequence;
         } else if (note->write == NULL && has_sequence(note_frame(g, i))) {
@@ -295,6 +314,8 @@ static void group_failed(struct log *log, struct group *g, int error)
     for (uint32_t i = 0; i < g->count; i++)
         log_topic_release(log, g->notes[i].topic);
     g->count = 0;
+    if (g != log->gather)
+        gather_drop_out_of_order(log);
 }
 
 /* ---------------------------------------------------------------------------------------- write and flush */

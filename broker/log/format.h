@@ -10,7 +10,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "the disk format is little-endian and so must the host be");
 
-#define FORMAT_VERSION  1u
+#define FORMAT_VERSION  2u
 #define BLOCK_MIN       4096u
 #define BLOCK_MAX       65536u
 #define GROUP_MAX       (4u << 20)  /* bytes of a group, padding included */
@@ -98,10 +98,11 @@ struct group_header {
 };
 
 enum frame_kind {
-    FRAME_BATCH = 1, /* a whole batch, or an append */
-    FRAME_CHUNK = 2, /* part of a stream; counts only if its last chunk is in the log */
-    FRAME_LAST = 3,  /* last chunk: this one commits the batch */
-    FRAME_TOPIC = 4, /* system: a catalogue entry; payload is struct topic_entry */
+    FRAME_BATCH = 1,    /* a whole batch, or an append */
+    FRAME_CHUNK = 2,    /* part of a stream; counts only if its last chunk is in the log */
+    FRAME_LAST = 3,     /* last chunk: this one commits the batch */
+    FRAME_TOPIC = 4,    /* system: a catalogue entry; payload is struct topic_entry */
+    FRAME_PRODUCER = 5, /* system: likewise, struct producer_entry */
 };
 
 /* A frame: this header, `entries` records (struct entry_record), `pieces` checksums (uint32_t), zeros to a
@@ -117,8 +118,8 @@ struct frame_header {
     uint32_t topic;          /*  16-19   0: system */
     uint32_t entries;        /*  20-23   records in this frame */
     uint64_t first_sequence; /*  24-31   BATCH, LAST: of the batch's first entry */
-    uint64_t producer;       /*  32-39   0: anonymous */
-    uint64_t number;         /*  40-47   batch number of that producer on this topic */
+    uint64_t producer;       /*  32-39   BATCH, LAST: id in the catalogue; 0: not numbered */
+    uint64_t number;         /*  40-47   BATCH, LAST: with a producer: its last number on this topic + 1 */
     uint64_t stream;         /*  48-55   CHUNK, LAST: names the batch; epoch << 32 | counter */
     uint32_t chunk;          /*  56-59   CHUNK, LAST: number in the stream, from 0 */
     uint32_t ended;          /*  60-63   entries that end in this frame */
@@ -142,7 +143,13 @@ struct topic_entry {
     uint32_t uid;        /* 12-15  who made it; NO_UID: nobody that counts */
 };
 
-/* ------------------------------------------------------------------- checkpoint: header, segments, topics */
+struct producer_entry {
+    uint64_t producer;   /*  0-7   id, epoch << 32 | counter, never used again */
+    uint32_t uid;        /*  8-11  whose it is */
+    uint32_t name_bytes; /* 12-15  the name follows; 0: anonymous */
+};
+
+/* -------------------------------------------------------- checkpoint: header, segments, topics, producers */
 
 struct checkpoint_header {
     uint64_t magic;        /*   0-7 */
@@ -160,7 +167,9 @@ struct checkpoint_header {
     uint64_t bytes;        /* 104-111  of the whole file */
     uint32_t next_topic;   /* 112-115  next topic id */
     uint32_t body_crc;     /* 116-119  of everything behind this header, seed 0 */
-    uint8_t reserved[132]; /* 120-251  zero */
+    uint64_t producers;    /* 120-127  struct checkpoint_producer, with name and pairs, that follow */
+    uint64_t horizon;      /* 128-135  producer ids up to this one may have been forgotten */
+    uint8_t reserved[116]; /* 136-251  zero */
     uint32_t crc;          /* 252-255 */
 };
 
@@ -180,6 +189,21 @@ struct checkpoint_topic {
     uint64_t next_sequence; /*  8-15 */
     uint32_t name_bytes;    /* 16-19  the name follows, zeros to a multiple of 8 */
     uint32_t uid;           /* 20-23  as in topic_entry */
+};
+
+struct checkpoint_producer {
+    uint64_t producer;   /*  0-7 */
+    uint32_t uid;        /*  8-11 */
+    uint32_t name_bytes; /* 12-15  the name follows, zeros to a multiple of 8; 0: anonymous */
+    uint64_t pairs;      /* 16-23  struct checkpoint_pair that follow the name */
+};
+
+struct checkpoint_pair {
+    uint32_t topic;          /*  0-3 */
+    uint32_t reserved;       /*  4-7   zero */
+    uint64_t number;         /*  8-15  last one committed */
+    uint64_t first_sequence; /* 16-23  of that batch */
+    uint64_t entries;        /* 24-31  of that batch */
 };
 
 /* ----------------------------------------------------------- sidecar: where a closed segment's frames lie */
@@ -283,6 +307,10 @@ FORMAT_AT(frame_header, crc, 124);
 _Static_assert(sizeof(struct topic_entry) == 16, "topic_entry");
 FORMAT_AT(topic_entry, level, 4);
 FORMAT_AT(topic_entry, name_bytes, 8);
+FORMAT_AT(topic_entry, uid, 12);
+_Static_assert(sizeof(struct producer_entry) == 16, "producer_entry");
+FORMAT_AT(producer_entry, uid, 8);
+FORMAT_AT(producer_entry, name_bytes, 12);
 _Static_assert(sizeof(struct checkpoint_header) == 256, "checkpoint_header");
 FORMAT_AT(checkpoint_header, store_id, 16);
 FORMAT_AT(checkpoint_header, counter, 32);
@@ -296,11 +324,20 @@ FORMAT_AT(checkpoint_header, topics, 96);
 FORMAT_AT(checkpoint_header, bytes, 104);
 FORMAT_AT(checkpoint_header, next_topic, 112);
 FORMAT_AT(checkpoint_header, body_crc, 116);
+FORMAT_AT(checkpoint_header, producers, 120);
+FORMAT_AT(checkpoint_header, horizon, 128);
 FORMAT_AT(checkpoint_header, crc, 252);
 _Static_assert(sizeof(struct checkpoint_segment) == 32, "checkpoint_segment");
 _Static_assert(sizeof(struct checkpoint_topic) == 24, "checkpoint_topic");
 FORMAT_AT(checkpoint_topic, next_sequence, 8);
 FORMAT_AT(checkpoint_topic, name_bytes, 16);
+FORMAT_AT(checkpoint_topic, uid, 20);
+_Static_assert(sizeof(struct checkpoint_producer) == 24, "checkpoint_producer");
+FORMAT_AT(checkpoint_producer, name_bytes, 12);
+FORMAT_AT(checkpoint_producer, pairs, 16);
+_Static_assert(sizeof(struct checkpoint_pair) == 32, "checkpoint_pair");
+FORMAT_AT(checkpoint_pair, number, 8);
+FORMAT_AT(checkpoint_pair, entries, 24);
 _Static_assert(sizeof(struct index_header) == 128, "index_header");
 FORMAT_AT(index_header, segment, 32);
 FORMAT_AT(index_header, epoch_nonce, 40);

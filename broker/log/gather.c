@@ -21,9 +21,12 @@
 
 /* Free space that catalogue entries need at sealing is set aside here, once per group and topic at most twice
  * over. */
-static uint32_t catalogue_reserve(const struct topic *topic)
+static uint32_t catalogue_reserve(const struct write *w)
 {
-    return topic->committed ? 0 : topic_entry_bytes(topic);
+    uint32_t bytes = w->topic->committed ? 0 : topic_entry_bytes(w->topic);
+    if (w->producer != NULL && !w->producer->committed)
+        bytes += producer_entry_bytes(w->producer);
+    return bytes;
 }
 
 static int refuse(struct log *log, struct write *w, int error, uint8_t reason)
@@ -141,6 +144,17 @@ void gather_stream_end(struct log *log, struct stream *s)
     batch_ended(log, s->topic);
 }
 
+/* The caller may free the stream now: no note of a group may point to it any more. */
+static void stream_forget(struct log *log, const struct stream *s)
+{
+    for (uint32_t i = 0; i < log->group_count; i++) {
+        struct group *g = &log->groups[i];
+        for (uint32_t n = 0; n < g->count; n++)
+            if (g->notes[n].stream == s)
+                g->notes[n].stream = NULL;
+    }
+}
+
 /* Copies and checks. The frame lies behind what the group uses; nothing refers to it yet. */
 static int copy_in(struct log *log, struct write *w, struct frame_header **out, uint64_t *bytes)
 {
@@ -169,6 +183,7 @@ static int copy_in(struct log *log, struct write *w, struct frame_header **out, 
         .header_bytes = frame_header_bytes(w->entries, w->payload_bytes),
         .payload_bytes = w->payload_bytes,
         .entries = w->entries,
+        .producer = w->producer != NULL && w->number != 0 ? w->producer->id : 0,
         .number = w->number,
         .ended = ended,
         .batch_entries = w->entries,
@@ -204,15 +219,17 @@ static void stream_take(struct log *log, struct write *w, struct frame_header *f
     log->stats.chunks++;
 }
 
-/* Answered early: at level accepted, and chunks that are not the last. */
+/* Answered early: at level accepted, and chunks that are not the last. Not what has a number: that is taken
+ * only by what is in the log. */
 static bool answers_early(const struct write *w)
 {
     if (w->kind == WRITE_CHUNK && !w->last)
         return true;
-    return w->topic->level == LEVEL_ACCEPTED && w->level <= LEVEL_ACCEPTED && w->topic->strong == 0;
+    return w->producer == NULL && w->topic->level == LEVEL_ACCEPTED && w->level <= LEVEL_ACCEPTED &&
+           w->topic->strong == 0;
 }
 
-static void take(struct log *log, struct write *w, struct frame_header *frame)
+static void take(struct log *log, struct write *w, struct frame_header *frame, struct pair *pair)
 {
     struct group *g = log->gather;
     struct frame_note *note = &g->notes[g->count++];
@@ -221,10 +238,13 @@ static void take(struct log *log, struct write *w, struct frame_header *frame)
     *note = (struct frame_note){
         .topic = w->topic,
         .stream = w->kind == WRITE_CHUNK ? w->stream : NULL,
+        .pair = pair,
         .write = early ? NULL : w,
         .at = g->used,
         .last = w->kind == WRITE_CHUNK && w->last,
     };
+    if (pair != NULL)
+        number_admit(pair, w->number);
     w->topic->refs++;
     uint8_t level = w->level > w->topic->level ? w->level : w->topic->level;
     frame->level = level;
@@ -234,7 +254,7 @@ static void take(struct log *log, struct write *w, struct frame_header *frame)
         w->topic->next_assign += frame->batch_entries;
     }
     g->used += frame->header_bytes + frame->payload_bytes;
-    g->reserve += catalogue_reserve(w->topic);
+    g->reserve += catalogue_reserve(w);
     if (w->kind == WRITE_CHUNK)
         g->chunk_bytes += w->payload_bytes;
     else
@@ -259,7 +279,7 @@ static void take(struct log *log, struct write *w, struct frame_header *frame)
 static bool group_has_room(const struct log *log, const struct write *w, uint64_t frame_bytes)
 {
     const struct group *g = log->gather;
-    uint64_t used = g->used + g->reserve + catalogue_reserve(w->topic);
+    uint64_t used = g->used + g->reserve + catalogue_reserve(w);
     if (g->count >= NOTES_MAX || frame_bytes > GROUP_MAX - BLOCK_MAX ||
         used > GROUP_MAX - BLOCK_MAX - frame_bytes)
         return false;
@@ -282,13 +302,23 @@ int log_write(struct log *log, struct write *w)
     int error = w->kind == WRITE_CHUNK ? stream_ready(w) : 0;
     if (error != 0)
         return refuse(log, w, error, REASON_NONE);
+    int numbered = number_check(log, w);
+    if (numbered == 1 &&
+        w->kind == WRITE_CHUNK) { /* the batch is in the log: this copy of it is not wanted */
+        gather_stream_fail(log, w->stream, -ECANCELED);
+        stream_forget(log, w->stream);
+    }
+    if (numbered == 1)
+        return 1;
     struct topic *t = w->topic;
     if (t->batches > 0 && t->owner != w->owner)
         return refuse(log, w, -EBUSY, REASON_TOPIC);
+    if (numbered != 0)
+        return refuse(log, w, numbered, numbered == -EAGAIN ? REASON_ORDER : REASON_NONE);
     uint64_t bytes = (uint64_t)frame_header_bytes(w->entries, w->payload_bytes) + w->payload_bytes;
     if (!group_has_room(log, w, bytes))
         return refuse(log, w, -EAGAIN, REASON_MEMORY);
-    error = space_for(log, log->gather->used + log->gather->reserve + catalogue_reserve(t) + bytes);
+    error = space_for(log, log->gather->used + log->gather->reserve + catalogue_reserve(w) + bytes);
     if (error != 0)
         return refuse(log, w, error, error == -EAGAIN ? REASON_SPACE : REASON_NONE);
 
@@ -298,7 +328,11 @@ int log_write(struct log *log, struct write *w)
             return refuse(log, w, error, REASON_NONE);
     }
     struct frame_header *frame;
+    struct pair *pair;
     uint64_t payload;
+    error = number_reserve(log, w, &pair);
+    if (error != 0)
+        return refuse(log, w, error, REASON_NONE);
     error = copy_in(log, w, &frame, &payload);
     if (error != 0) {
         if (w->kind == WRITE_CHUNK)
@@ -309,19 +343,8 @@ int log_write(struct log *log, struct write *w)
         stream_take(log, w, frame, payload);
     else if (w->kind == WRITE_BATCH && !answers_early(w))
         batch_begun(t, w->owner);
-    take(log, w, frame);
+    take(log, w, frame, pair);
     return 0;
-}
-
-/* The caller may free the stream now: no note of a group may point to it any more. */
-static void stream_forget(struct log *log, const struct stream *s)
-{
-    for (uint32_t i = 0; i < log->group_count; i++) {
-        struct group *g = &log->groups[i];
-        for (uint32_t n = 0; n < g->count; n++)
-            if (g->notes[n].stream == s)
-                g->notes[n].stream = NULL;
-    }
 }
 
 void log_stream_abort(struct log *log, struct stream *s)
@@ -353,5 +376,73 @@ void gather_answer_early(struct log *log)
             }
         }
         w->done(w);
+    }
+}
+
+/* ------------------------------------------------------------------------------- numbers behind a failure */
+
+/* Its number is not the next one any more. One whose stream has failed is sealed as dead bytes and takes none. */
+static bool out_of_order(const struct frame_note *note, const struct frame_header *frame)
+{
+    struct pair *pair = note->pair;
+    if (pair == NULL || (note->stream != NULL && note->stream->failed))
+        return false;
+    if (frame->number != pair->admitted + 1)
+        return true;
+    pair->admitted = frame->number;
+    return false;
+}
+
+static void drop(struct log *log, struct write *w)
+{
+    w->result = -EAGAIN;
+    w->reason = REASON_ORDER;
+    w->retry_after_us = (uint32_t)(log->group_ns / 1000 + 1);
+    w->topic->strong--;
+    if (w->kind == WRITE_BATCH) {
+        batch_ended(log, w->topic);
+    } else if (w->kind == WRITE_CHUNK) {
+        gather_stream_fail(log, w->stream, -EAGAIN);
+        stream_forget(log, w->stream);
+    }
+}
+
+/* The frames that stay move together, so that the group stays one row of frames. */
+void gather_drop_out_of_order(struct log *log)
+{
+    struct group *g = log->gather;
+    struct write *dropped = NULL, **last = &dropped;
+    uint32_t count = 0, used = sizeof(struct group_header);
+    for (uint32_t i = 0; i < g->count; i++)
+        if (g->notes[i].pair != NULL)
+            g->notes[i].pair->admitted = g->notes[i].pair->last;
+    g->small = g->chunk_bytes = 0;
+    for (uint32_t i = 0; i < g->count; i++) {
+        struct frame_note note = g->notes[i];
+        struct frame_header *frame = (struct frame_header *)(void *)(g->data + note.at);
+        uint32_t bytes = frame->header_bytes + frame->payload_bytes;
+        if (out_of_order(&note, frame)) {
+            *last = note.write;
+            last = &note.write->next;
+            drop(log, note.write);
+            continue;
+        }
+        bool chunk = frame->kind == FRAME_CHUNK || frame->kind == FRAME_LAST;
+        *(chunk ? &g->chunk_bytes : &g->small) += chunk ? frame->payload_bytes : 1;
+        frame->offset = used;
+        note.at = used;
+        memmove(g->data + used, frame, bytes);
+        g->notes[count++] = note;
+        used += bytes;
+    }
+    g->count = count;
+    g->used = used;
+    *last = NULL;
+    while (dropped != NULL) {
+        struct write *w = dropped;
+        struct topic *t = w->topic;
+        dropped = w->next;
+        w->done(w);
+        log_topic_release(log, t);
     }
 }

@@ -90,7 +90,7 @@ static bool frame_check_fixed(const struct frame_header *frame, uint64_t availab
         frame->crc != crc32c(seed.crc, frame, offsetof(struct frame_header, crc)))
         return false;
     if (frame->flags != 0 || !all_zero(frame->reserved, sizeof frame->reserved) ||
-        frame->kind < FRAME_BATCH || frame->kind > FRAME_TOPIC)
+        frame->kind < FRAME_BATCH || frame->kind > FRAME_PRODUCER)
         return false;
     if (frame->payload_bytes % PAYLOAD_ALIGN != 0 || frame->payload_bytes > GROUP_MAX ||
         frame->entries > MAX_BATCH_ENTRIES || frame->pieces != frame_pieces(frame->payload_bytes) ||

@@ -388,7 +388,7 @@ static int scan_group(struct loader *l, const uint8_t *group, const struct group
 {
     const struct frame_header *frame = NULL;
     while ((frame = group_next_frame(group, header, frame)) != NULL) {
-        if (frame->kind == FRAME_TOPIC)
+        if (frame->kind == FRAME_TOPIC || frame->kind == FRAME_PRODUCER)
             continue;
         struct index_row row = row_of(frame, header->offset);
         int error = frame->stream != 0 ? chunk_row_push(&l->chunks, frame, header->offset) : 0;

@@ -2,7 +2,9 @@
  *
  *   store.c       the folder: identity, names, who holds it            (start)
  *   recover.c     walking the log, deciding the tail, copying          (start)
+ *   restore.c     topics and producers from checkpoint and groups      (start)
  *   topics.c      names, ids, catalogue entries, waiters
+ *   producers.c   numbered batches: who, and how far
  *   gather.c      admission of a write, copy into the gathering group  (steps 4 and 5 of DESIGN section 2)
  *   commit.c      seal, write, flush, roll back, change of segment     (step 6)
  *   pool.c        segments prepared ahead
@@ -67,6 +69,43 @@ struct index_image { /* a sidecar as it lies in a file: checked once, then trust
     uint32_t topic_count, row_count, chunk_count;
 };
 
+/* --------------------------------------------------------------------------------------------- producers */
+
+struct pair { /* what a producer has on a topic: the state is drawn in producers.c */
+    struct pair *hash_next;
+    struct pair *next; /* of the producer */
+    struct producer *producer;
+    struct topic *topic;
+    uint64_t last, admitted;
+    uint64_t first_sequence, entries; /* of `last` */
+};
+
+struct producer {
+    struct producer *id_next, *name_next;
+    struct producer *earlier, *later; /* all, by id */
+    uint64_t id;
+    uint32_t uid;
+    uint32_t refs;
+    uint32_t pair_count;
+    bool committed;      /* its catalogue entry is in the log */
+    bool sealed;         /* its catalogue entry is in the group in flight */
+    uint8_t name_length; /* 0: anonymous */
+    struct pair *pairs;
+    void *word; /* the session's */
+    char name[];
+};
+
+struct producers {
+    struct producer *first, *last;
+    struct producer **by_id, **by_name; /* id_room slots each */
+    struct pair **pairs;
+    uint32_t id_room, pair_room;
+    uint32_t count, named, anonymous; /* anonymous: committed ones */
+    uint32_t named_pairs, anonymous_pairs;
+    uint32_t next; /* counter of the last id given in this epoch */
+    uint64_t horizon;
+};
+
 struct uid_count {
     uint32_t uid, topics;
 };
@@ -96,6 +135,7 @@ struct spare {
 struct frame_note {
     struct topic *topic;
     struct stream *stream; /* NULL: not a chunk, or its stream was aborted */
+    struct pair *pair;     /* NULL: not numbered */
     struct write *write;   /* NULL: answered already, or a chunk */
     uint32_t at;           /* of the frame in the buffer */
     bool last;             /* of a stream */
@@ -299,6 +339,7 @@ struct log {
     void (*on_topic_free)(void *context, struct topic *topic);
     void *on_topic_free_context;
     struct topic *unflushed_topics, *touched;
+    struct producers producers;
     struct row_vector chunk_rows; /* of the current segment, in log order */
     uint32_t current_rows;
     size_t image_bytes; /* of all images in memory */
@@ -409,7 +450,35 @@ void topic_entry_write(const struct topic *topic, void *frame, uint64_t time_ns)
 /* Decodes a catalogue frame's payload. */
 bool topic_entry_read(const struct frame_header *frame, struct topic_entry *entry, const char **name);
 
+/* producers.c */
+static inline uint64_t producer_next_id(struct log *log)
+{
+    return (log->epoch << 32) | ++log->producers.next;
+}
+/* 0: `number` is the next one, or the write has none; 1: committed before, the results are filled in; -EAGAIN
+ * out of order; -EINVAL, -EDQUOT. */
+int number_check(struct log *log, struct write *write) must_check;
+/* The pair of a write that number_check let through, made if need be; *out = NULL if it has none. -ENOMEM. */
+int number_reserve(struct log *log, const struct write *write, struct pair **out) must_check;
+void number_admit(struct pair *pair, uint64_t number);
+void number_commit(struct log *log, struct pair *pair, const struct frame_header *frame);
+uint32_t producer_entry_bytes(const struct producer *producer); /* of its catalogue frame */
+void producer_entry_write(const struct producer *producer, void *frame, uint64_t time_ns);
+bool producer_entry_read(const struct frame_header *frame, struct producer_entry *entry, const char **name);
+/* For recovery. */
+struct number_state {
+    uint64_t number, first_sequence, entries;
+    bool next_only; /* from the log: must be the next one; else from a checkpoint: must be the first */
+};
+int producer_restore(struct log *log, uint64_t id, uint32_t uid, const char *name, size_t length) must_check;
+int number_restore(struct log *log, uint64_t producer, struct topic *topic,
+                   const struct number_state *state) must_check;
+void producers_settle(struct log *log); /* at the end of a start: forgets what is too much */
+void producers_free(struct log *log);
+
 /* gather.c */
+/* The group in flight failed: drops what has gathered behind a number that is free again, and answers it. */
+void gather_drop_out_of_order(struct log *log);
 void gather_answer_early(struct log *log);
 void gather_stream_fail(struct log *log, struct stream *s, int error);
 void gather_stream_end(struct log *log, struct stream *s); /* its last chunk was committed */
@@ -431,6 +500,13 @@ int pool_make_now(struct log *log, uint64_t length, bool zero, struct spare *out
                   struct error *err) must_check;
 uint64_t pool_segment_length(const struct log *log);
 
+/* restore.c */
+struct checkpoint_view;
+int restore_checkpoint(struct log *log, const struct checkpoint_view *view, struct error *err) must_check;
+/* One walked group. -ENOMEM, or -EBADMSG and *what. */
+int restore_group(struct log *log, const uint8_t *group, const struct group_header *header,
+                  const char **what) must_check;
+
 /* checkpoint.c */
 void checkpoint_turn(struct log *log);
 int64_t checkpoint_deadline(const struct log *log);
@@ -448,6 +524,9 @@ int checkpoint_read(struct io *io, const uint8_t store_id[16], unsigned which, s
 /* Steps over the topics of a checked checkpoint; false at the end. */
 bool checkpoint_next_topic(const struct checkpoint_view *view, size_t *at, struct checkpoint_topic *topic,
                            const char **name);
+/* Then over its producers; `pairs` are producer->pairs rows of struct checkpoint_pair. */
+bool checkpoint_next_producer(const struct checkpoint_view *view, size_t *at,
+                              struct checkpoint_producer *producer, const char **name, const uint8_t **pairs);
 
 /* index.c */
 int index_add(struct log *log, struct topic *topic, const struct frame_header *frame,

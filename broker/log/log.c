@@ -172,6 +172,7 @@ static void release(struct log *log)
     }
     free(log->segments);
     pool_free(log);
+    producers_free(log);
     topics_free(log);
     for (uint32_t i = 0; i < log->group_count; i++) {
         free(log->groups[i].data);
@@ -213,6 +214,7 @@ int log_start(const struct log_options *options, struct log **out, struct error 
         release(log);
         return error;
     }
+    producers_settle(log);
     struct segment *current = log_current(log);
     log->stats.epoch = log->epoch;
     log->stats.segment_number = current->number;

@@ -80,26 +80,6 @@ static void must_reach(struct walk *w, uint64_t group, const char *why)
 
 /* ------------------------------------------------------------------------------------------ 1. checkpoint */
 
-static int checkpoint_restore(struct walk *w)
-{
-    struct log *log = w->log;
-    size_t at = 0;
-    struct checkpoint_topic t;
-    const char *name;
-    for (uint64_t i = 0; i < w->checkpoint.header.topics; i++) {
-        if (!checkpoint_next_topic(&w->checkpoint, &at, &t, &name))
-            return error_set(w->err, -EBADMSG, "store %s: checkpoint has fewer topics than it says",
-                             log->io->folder);
-        int error = topic_restore(log, t.topic, t.level, t.uid, name, t.name_bytes, t.next_sequence);
-        if (error != 0)
-            return error_set(w->err, error, "store %s: checkpoint: topic %u: %s", log->io->folder, t.topic,
-                             strerror(-error));
-    }
-    if (log->next_topic < w->checkpoint.header.next_topic)
-        log->next_topic = w->checkpoint.header.next_topic;
-    return 0;
-}
-
 static int checkpoint_choose(struct walk *w)
 {
     struct log *log = w->log;
@@ -123,7 +103,7 @@ static int checkpoint_choose(struct walk *w)
             free(view.bytes);
         }
     }
-    return w->checkpoint.bytes != NULL ? checkpoint_restore(w) : 0;
+    return w->checkpoint.bytes != NULL ? restore_checkpoint(log, &w->checkpoint, w->err) : 0;
 }
 
 /* The closed segments: there, and long enough. Nothing of them is read now. */
@@ -283,37 +263,11 @@ static int note_placed(struct walk *w, uint32_t link, const struct group_header 
 static int apply_group(struct walk *w, const struct store_file *f, const uint8_t *group,
                        const struct group_header *g)
 {
-    struct log *log = w->log;
-    const struct frame_header *frame = NULL;
-    while ((frame = group_next_frame(group, g, frame)) != NULL) {
-        if (frame->kind != FRAME_TOPIC)
-            continue;
-        struct topic_entry entry;
-        const char *name;
-        if (!topic_entry_read(frame, &entry, &name))
-            return damage(w, f, g->offset, "a catalogue entry makes no sense");
-        int error = topic_restore(log, entry.topic, entry.level, entry.uid, name, entry.name_bytes, 1);
-        if (error == -ENOMEM)
-            return error_set(w->err, error, "store %s: out of memory", log->io->folder);
-        if (error != 0)
-            return damage(w, f, g->offset, "a catalogue entry contradicts one before");
-    }
-    while ((frame = group_next_frame(group, g, frame)) != NULL) {
-        if (frame->kind == FRAME_TOPIC)
-            continue;
-        struct topic *t = topic_by_id(log, frame->topic);
-        if (t == NULL)
-            return damage(w, f, g->offset, "a batch of a topic that is not in the catalogue");
-        if (frame->kind == FRAME_CHUNK)
-            continue;
-        if (frame->first_sequence < t->next_sequence || frame->batch_entries == 0 ||
-            frame->batch_entries > MAX_BATCH_ENTRIES)
-            return damage(w, f, g->offset, "a batch whose sequences were given before");
-        t->next_sequence = t->next_assign = t->written_next = t->durable_next =
-            frame->first_sequence + frame->batch_entries;
-        topic_watermark(log, t);
-    }
-    return 0;
+    const char *what = NULL;
+    int error = restore_group(w->log, group, g, &what);
+    if (error == -ENOMEM)
+        return error_set(w->err, error, "store %s: out of memory", w->log->io->folder);
+    return error != 0 ? damage(w, f, g->offset, what) : 0;
 }
 
 /* A valid group of this segment behind the tail: W = 1 says that everything up to its durable_upto was

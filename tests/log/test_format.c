@@ -326,7 +326,7 @@ Test(format, g16_lengths_of_a_frame_are_held_to_their_limits_under_right_sums)
     rejects_frame(f->pieces = 2);
     rejects_frame(f->pieces = UINT32_MAX);
     rejects_frame(f->kind = 0);
-    rejects_frame(f->kind = FRAME_TOPIC + 1);
+    rejects_frame(f->kind = FRAME_PRODUCER + 1);
     rejects_frame(f->kind = UINT16_MAX);
     rejects_frame(f->magic ^= 1);
 }
