@@ -415,6 +415,8 @@ struct sent *life_send(struct life *life, const struct request *r)
         .records = sent->records,
         .entries = r->entries,
         .payload_bytes = padded * r->entries,
+        .producer = r->producer,
+        .number = r->number,
         .done = write_done,
     };
     if (r->stream != NULL && r->stream->topic == NULL)

@@ -119,6 +119,8 @@ struct request {
     bool first, last;
     bool goes_on;        /* the last record is a piece that goes on */
     const uint8_t *data; /* of the one entry, if it is not the model's */
+    struct producer *producer;
+    uint64_t number;
 };
 
 struct sent {
