@@ -25,7 +25,7 @@
 #include "base.h"
 
 #define STAT_PAGE_MAGIC   UINT64_C(0x57414c5354415431) /* "WALSTAT1" */
-#define STAT_PAGE_VERSION 1u /* raised with any change of the lists or structs below */
+#define STAT_PAGE_VERSION 2u /* raised with any change of the lists or structs below */
 #define STAT_PAGE_SUFFIX  ".stat"
 #define STAT_PAGE_BYTES   12288u
 #define STAT_COPIES       2u
@@ -47,9 +47,9 @@
 /* Sessions. The first line are gauges, the rest counts since the start. `busy` are writes refused because of
  * another handle's batch, `holds` writes that waited in the broker for memory or log space. */
 #define STAT_SESSION_FIELDS(X)                                                                               \
-    X(connections) X(active) X(parked) X(pending_reads) X(held_writes) X(shared_bytes)                       \
+    X(connections) X(active) X(parked) X(pending_reads) X(held_writes) X(shared_bytes) X(producers)          \
     X(connected) X(refused) X(refused_quota) X(handshakes_expired) X(out_of_descriptors) X(disconnected)   \
-    X(ended_hostile)                                                                                         \
+    X(ended_hostile) X(take_overs) X(process_deaths)                                                         \
     X(descriptors_drained) X(payload_drained) X(completions) X(signals) X(signals_coalesced) X(doorbells)    \
     X(parks)                                                                                                 \
     X(refused_invalid) X(busy) X(holds) X(streams_aborted)

@@ -55,6 +55,8 @@ bool drain_session(struct session *session, uint64_t *bytes)
     for (uint32_t n = 0; n < DRAIN_DESCRIPTORS && *bytes < limit; n++) {
         if (session->state == SESSION_ENDED || blocked(session))
             return false;
+        if (session->fencing && !session->fenced && session->sq.mirror.c_head == session->fence_tail)
+            producer_fence_reached(session);
         if (at_final_tail(session)) {
             if (session->state == SESSION_LEAVING)
                 session_end(session);

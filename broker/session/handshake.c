@@ -6,10 +6,13 @@
  *   2. The hello, one message, within the deadline.
  *   3. Checked: length, magic, version range, fingerprint, flags, reserved bytes, sizes, limits of the uid
  *      and of the broker.
- *   4. The session is made; the welcome goes out with five descriptors; the two memfds of the connection are closed here.
+ *   4. The producer, if it wants one (producer.c). It may have to wait there until what the former holder had
+ *      published is decided; sizes and limits are checked again after that.
+ *   5. The session is made; the welcome goes out with five descriptors; the two memfds of the connection are closed here.
  *
  * Failure modes: each refusal is a welcome with a negative status and words, then the connection is closed.
- * Silence until the deadline, a hang-up or a full socket: closed. No file descriptor left: the spare one is
+ * Silence until the deadline, a hang-up or a full socket: closed. Descriptors in a message, or anything
+ * behind the hello: refused. No file descriptor left: the spare one is
  * given up to accept and refuse, so that the queue of connections does not keep the loop awake.
  *
  * Invariants
@@ -99,7 +102,7 @@ static void refuse(struct server *server, int fd, const struct error *why)
 
 /* ------------------------------------------------------------------------------------- accept */
 
-static void hello_ready(struct watch *watch, uint32_t events);
+static void socket_ready(struct watch *watch, uint32_t events);
 
 static int check_connections(const struct server *server, const struct account *account, struct error *err)
 {
@@ -129,7 +132,7 @@ static int begin_handshake(struct server *server, int fd, struct error *err)
     if (rc != 0)
         goto free_handshake;
     *handshake = (struct handshake){.server = server,
-                                    .socket = {.ready = hello_ready, .fd = fd},
+                                    .socket = {.ready = socket_ready, .fd = fd},
                                     .account = account,
                                     .pid = who.pid,
                                     .deadline_ns = io_now(server->io) + server->options.handshake_ns};
@@ -236,23 +239,29 @@ static int check_hello(const struct server *server, const struct hello *hello, s
     return 0;
 }
 
-static int check_sizes(const struct server *server, const struct account *account, const struct hello *hello,
-                       struct layout_sizes *sizes, struct error *err)
+static int take_sizes(const struct hello *hello, struct layout_sizes *sizes, struct error *err)
 {
     *sizes = (struct layout_sizes){.queue_entries = hello->queue_entries,
                                    .arena_bytes = hello->arena_bytes,
                                    .window_bytes = hello->window_bytes};
-    if (!layout_place(sizes))
-        return error_set(err, -EINVAL,
-                         "sizes out of range: queue %u (a power of two, %u to %u), arena %llu (pages, %u to "
-                         "%u), window %llu "
-                         "(a power of two, %u to %u)",
-                         hello->queue_entries, MIN_QUEUE_ENTRIES, MAX_QUEUE_ENTRIES,
-                         (unsigned long long)hello->arena_bytes, MIN_ARENA_BYTES, MAX_ARENA_BYTES,
-                         (unsigned long long)hello->window_bytes, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
+    if (layout_place(sizes))
+        return 0;
+    return error_set(err, -EINVAL,
+                     "sizes out of range: queue %u (a power of two, %u to %u), arena %llu (pages, %u to "
+                     "%u), window %llu "
+                     "(a power of two, %u to %u)",
+                     hello->queue_entries, MIN_QUEUE_ENTRIES, MAX_QUEUE_ENTRIES,
+                     (unsigned long long)hello->arena_bytes, MIN_ARENA_BYTES, MAX_ARENA_BYTES,
+                     (unsigned long long)hello->window_bytes, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
+}
+
+static int check_limits(const struct server *server, const struct account *account,
+                        const struct layout_sizes *sizes, struct error *err)
+{
     uint64_t wanted = sizes->client_file_bytes + sizes->broker_file_bytes; /* both bounded by layout_place */
     const struct server_options *options = &server->options;
     uint64_t total = server->values.session_shared_bytes;
+    uint64_t entries = sizes->queue_entries;
     if (account->shared > options->max_shared_of_uid || wanted > options->max_shared_of_uid - account->shared)
         return error_set(
             err, -EDQUOT,
@@ -263,16 +272,27 @@ static int check_sizes(const struct server *server, const struct account *accoun
     if (total > options->max_shared || wanted > options->max_shared - total)
         return error_set(err, -EDQUOT, "the broker's shared memory is used up (%llu of %llu bytes)",
                          (unsigned long long)total, (unsigned long long)options->max_shared);
+    if (account->queue > options->max_queue_of_uid || entries > options->max_queue_of_uid - account->queue)
+        return error_set(err, -EDQUOT,
+                         "user %u may have %llu entries in flight, its connections' rings hold %llu and this "
+                         "one wants %llu: close connections or use smaller queues",
+                         (unsigned)account->uid, (unsigned long long)options->max_queue_of_uid,
+                         (unsigned long long)account->queue, (unsigned long long)entries);
+    if (server->queue > options->max_queue || entries > options->max_queue - server->queue)
+        return error_set(err, -EDQUOT, "the broker's rings are used up (%llu of %llu entries in flight)",
+                         (unsigned long long)server->queue, (unsigned long long)options->max_queue);
     return 0;
 }
 
-static int send_welcome(struct session *session, const int files[2])
+static int send_welcome(struct session *session, const int files[2], bool resumed)
 {
     struct welcome welcome;
     fill_welcome(session->server, &welcome);
     welcome.queue_entries = session->sizes.queue_entries;
     welcome.arena_bytes = session->sizes.arena_bytes;
     welcome.window_bytes = session->sizes.window_bytes;
+    welcome.flags = resumed ? WELCOME_RESUMED : 0;
+    welcome.producer = session->producer != NULL ? log_producer_id(session->producer) : 0;
 
     union {
         struct cmsghdr align;
@@ -298,30 +318,70 @@ static int send_welcome(struct session *session, const int files[2])
                : -errno;
 }
 
-/* Its socket and account are the session's from here on, or closed and released. */
-static void welcome_or_refuse(struct handshake *handshake, const struct hello *hello, ssize_t length)
+/* ------------------------------------------------------------------------------------- ends */
+
+static void over(struct handshake *handshake)
 {
     struct server *server = handshake->server;
-    struct layout_sizes sizes;
+    check_bug(handshake->state != HANDSHAKE_OVER);
+    if (handshake->state == HANDSHAKE_WAITS) {
+        TAILQ_REMOVE(&server->waiting, handshake, link);
+        if (handshake->holder != NULL)
+            producer_leave_row(handshake);
+    } else {
+        TAILQ_REMOVE(&server->handshakes, handshake, link);
+    }
+    server_unwatch(server, &handshake->socket);
+    handshake->state = HANDSHAKE_OVER;
+    TAILQ_INSERT_TAIL(&server->over, handshake, link);
+}
+
+/* After over(): what no session has taken over. */
+static void release(struct handshake *handshake)
+{
+    struct server *server = handshake->server;
+    if (handshake->producer != NULL)
+        log_producer_release(server->log, handshake->producer);
+    handshake->producer = NULL;
+    account_release(server, handshake->account, 0);
+}
+
+static void give_up(struct handshake *handshake)
+{
+    over(handshake);
+    close(handshake->socket.fd);
+    release(handshake);
+}
+
+static void say_no(struct handshake *handshake, const struct error *why)
+{
+    over(handshake);
+    refuse(handshake->server, handshake->socket.fd, why);
+    release(handshake);
+}
+
+/* ------------------------------------------------------------------------------------- yes */
+
+static void say_yes(struct handshake *handshake)
+{
+    struct server *server = handshake->server;
     struct session *session = NULL;
     struct error err = {0};
     int files[2];
-    int rc = check_hello(server, hello, length, &err);
+    int rc = check_limits(server, handshake->account, &handshake->sizes, &err);
+    over(handshake); /* the session watches the socket by itself */
     if (rc == 0)
-        rc = check_sizes(server, handshake->account, hello, &sizes, &err);
-    if (rc == 0)
-        rc = session_create(server, handshake->socket.fd, handshake->account, handshake->pid, &sizes,
-                            &session, files, &err);
+        rc = session_create(handshake, &session, files, &err);
     if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -ENOSPC) {
         server->values.session_out_of_descriptors += rc == -EMFILE || rc == -ENFILE;
         err.code = -EDQUOT;
     }
     if (rc != 0) {
         refuse(server, handshake->socket.fd, &err);
-        account_release(server, handshake->account, 0);
+        release(handshake);
         return;
     }
-    rc = send_welcome(session, files);
+    rc = send_welcome(session, files, handshake->resumed);
     close(files[0]);
     close(files[1]);
     if (rc != 0)
@@ -329,46 +389,67 @@ static void welcome_or_refuse(struct handshake *handshake, const struct hello *h
     server->stat_dirty = true;
 }
 
-static void over(struct handshake *handshake)
+void handshake_go_on(struct handshake *handshake)
+{
+    check_bug(handshake->state == HANDSHAKE_WAITS && handshake->holder == NULL);
+    say_yes(handshake);
+}
+
+static void hello_came(struct handshake *handshake, const struct hello *hello, ssize_t length)
 {
     struct server *server = handshake->server;
-    check_bug(!handshake->over);
-    server_unwatch(server, &handshake->socket);
-    handshake->over = true;
-    TAILQ_REMOVE(&server->handshakes, handshake, link);
-    TAILQ_INSERT_TAIL(&server->over, handshake, link);
+    struct error err = {0};
+    int rc = check_hello(server, hello, length, &err);
+    if (rc == 0)
+        rc = take_sizes(hello, &handshake->sizes, &err);
+    if (rc == 0)
+        rc = check_limits(server, handshake->account, &handshake->sizes, &err);
+    if (rc == 0)
+        rc = producer_attach(handshake, hello, &err);
+    if (rc < 0) {
+        err.code = rc == -ENOMEM ? -EDQUOT : rc;
+        say_no(handshake, &err);
+    } else if (rc == 0) {
+        say_yes(handshake);
+    } else {
+        TAILQ_REMOVE(&server->handshakes, handshake, link);
+        handshake->state = HANDSHAKE_WAITS;
+        handshake->deadline_ns = io_now(server->io) + server->options.attach_ns;
+        TAILQ_INSERT_TAIL(&server->waiting, handshake, link);
+    }
 }
 
-static void give_up(struct handshake *handshake)
-{
-    over(handshake);
-    close(handshake->socket.fd);
-    account_release(handshake->server, handshake->account, 0);
-}
-
-static void hello_ready(struct watch *watch, uint32_t events)
+/* A hello; while it waits for its producer, anything is the end of it. */
+static void socket_ready(struct watch *watch, uint32_t events)
 {
     (void)events;
     struct handshake *handshake = container_of(watch, struct handshake, socket);
-    if (handshake->over)
+    if (handshake->state == HANDSHAKE_OVER)
         return;
     struct hello hello;
-    /* MSG_TRUNC: the real length, so that a longer message is not taken for a hello. Descriptors sent along
-     * are dropped by the kernel, since there is no room for them. */
-    ssize_t n = recv(watch->fd, &hello, sizeof hello, MSG_DONTWAIT | MSG_TRUNC);
+    struct iovec iov = {.iov_base = &hello, .iov_len = sizeof hello};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+    /* MSG_TRUNC: the real length, so that a longer message is not taken for a hello. There is no room for
+     * descriptors, so the kernel drops those that were sent along, and says MSG_CTRUNC. */
+    ssize_t n = recvmsg(watch->fd, &message, MSG_DONTWAIT | MSG_TRUNC);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n <= 0) {
         give_up(handshake);
         return;
     }
+    if ((message.msg_flags & MSG_CTRUNC) != 0 || handshake->state == HANDSHAKE_WAITS) {
+        struct error err;
+        error_set(&err, -EPROTO, "one hello is all that a client may send, without descriptors");
+        say_no(handshake, &err);
+        return;
+    }
     if (n < (ssize_t)sizeof hello)
         memset((char *)&hello + n, 0, sizeof hello - (size_t)n);
-    over(handshake);
-    welcome_or_refuse(handshake, &hello, n);
+    hello_came(handshake, &hello, n);
 }
 
-/* ------------------------------------------------------------------------------------- ends */
+/* ------------------------------------------------------------------------------------- deadlines and stop */
 
 void handshake_expire(struct server *server, int64_t now)
 {
@@ -377,6 +458,14 @@ void handshake_expire(struct server *server, int64_t now)
         server->values.session_handshakes_expired++;
         give_up(handshake);
     }
+    while ((handshake = TAILQ_FIRST(&server->waiting)) != NULL && handshake->deadline_ns <= now) {
+        struct error err;
+        error_set(&err, -EBUSY,
+                  "what the producer's former holder (pid %d) had published is not decided yet: try again",
+                  (int)handshake->holder->pid);
+        server->values.session_handshakes_expired++;
+        say_no(handshake, &err);
+    }
 }
 
 void handshake_end_all(struct server *server)
@@ -384,6 +473,11 @@ void handshake_end_all(struct server *server)
     struct handshake *handshake;
     while ((handshake = TAILQ_FIRST(&server->handshakes)) != NULL)
         give_up(handshake);
+    while ((handshake = TAILQ_FIRST(&server->waiting)) != NULL) {
+        struct error err;
+        error_set(&err, -ESHUTDOWN, "the broker is stopping: connect again once it is back");
+        say_no(handshake, &err);
+    }
 }
 
 void handshake_free_over(struct server *server)

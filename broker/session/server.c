@@ -7,10 +7,10 @@
  *   2. epoll: connections, hellos, doorbells, hang-ups. Skipped in most turns of a busy loop: it is a system
  *      call.
  *   3. Signals for what io_wait completed.
- *   4. Held writes, then the rings (drain.c), then reads.
+ *   4. Deadlines, writes whose topic has become free, held writes, then the rings (drain.c), then reads.
  *   5. log_turn: seals and submits. Held writes once more, since a sealed group has made room.
  *   6. Signals for what 4 and 5 answered.
- *   7. Sessions that ended are freed; the counters file is brought up to date.
+ *   7. Those who waited for a producer whose holder is decided now are welcomed; sessions that ended are freed; the counters file is brought up to date.
  *
  * Failure modes: log_failed after any call into the log ends the turn with -EIO; nothing is posted or
  * signalled after it.
@@ -68,6 +68,12 @@ static int64_t earliest_deadline(const struct server *server)
     const struct handshake *handshake = TAILQ_FIRST(&server->handshakes);
     if (handshake != NULL && handshake->deadline_ns < deadline)
         deadline = handshake->deadline_ns;
+    handshake = TAILQ_FIRST(&server->waiting);
+    if (handshake != NULL && handshake->deadline_ns < deadline)
+        deadline = handshake->deadline_ns;
+    int64_t next = deadline_next(server);
+    if (next < deadline)
+        deadline = next;
     int64_t idle = stream_idle_deadline(server);
     if (idle < deadline)
         deadline = idle;
@@ -156,6 +162,8 @@ int server_turn(struct server *server)
         server_poll_events(server);
         run_deadlines(server, server->turn_started_ns);
     }
+    deadline_turn(server, server->turn_started_ns);
+    queue_turn(server);
     drain_retry_held(server);
     drain_all(server);
     read_turn(server);
@@ -171,6 +179,7 @@ int server_turn(struct server *server)
             return -EIO;
     }
     complete_signals(server);
+    producer_turn(server);
     session_reap_ended(server);
     handshake_free_over(server);
     if (drained != server->values.session_descriptors_drained)
@@ -188,13 +197,13 @@ static uint64_t half_of_memory(void)
     return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : UINT64_C(1) << 30;
 }
 
-/* Three descriptors for each connection, and some for the log and the program. */
+/* Four descriptors for each connection, and some for the log and the program. */
 static uint32_t connections_possible(void)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < 256)
         return 32;
-    uint64_t possible = (limit.rlim_cur - 128) / 3;
+    uint64_t possible = (limit.rlim_cur - 128) / 4;
     return possible > 4096 ? 4096 : (uint32_t)possible;
 }
 
@@ -210,6 +219,12 @@ static void fill_defaults(struct server_options *options)
         options->max_connections = connections_possible();
     if (options->max_connections_of_uid == 0)
         options->max_connections_of_uid = options->max_connections - options->max_connections / 4;
+    if (options->attach_ns == 0)
+        options->attach_ns = 30 * NS_PER_SECOND;
+    if (options->max_queue == 0)
+        options->max_queue = UINT64_C(262144);
+    if (options->max_queue_of_uid == 0)
+        options->max_queue_of_uid = options->max_queue - options->max_queue / 4;
     if (options->max_batch_bytes == 0)
         options->max_batch_bytes = MAX_BATCH_BYTES;
     if (options->max_shared == 0)
@@ -252,6 +267,7 @@ int server_create(const struct server_options *options, struct server **out, str
     server->listener = (struct watch){.ready = handshake_listen, .fd = options->listen_fd};
     TAILQ_INIT(&server->accounts);
     TAILQ_INIT(&server->handshakes);
+    TAILQ_INIT(&server->waiting);
     TAILQ_INIT(&server->over);
     TAILQ_INIT(&server->sessions);
     TAILQ_INIT(&server->active);
@@ -259,12 +275,14 @@ int server_create(const struct server_options *options, struct server **out, str
     TAILQ_INIT(&server->held[0]);
     TAILQ_INIT(&server->held[1]);
     TAILQ_INIT(&server->readers);
+    TAILQ_INIT(&server->contested);
     TAILQ_INIT(&server->ended);
     TAILQ_INIT(&server->streams);
     struct log_stats stats;
     log_stats(server->log, &stats);
     server->epoch = stats.epoch;
     spin_start(server);
+    queue_start(server);
     server->turn_started_ns = io_now(server->io);
     int rc;
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -397,7 +415,10 @@ int server_stop(struct server *server, int64_t patience_ns)
         abort_streams(server);
     struct session *session;
     TAILQ_FOREACH(session, &server->sessions, all)
-    session_topics_release(session);
+    {
+        session_topics_release(session);
+        producer_release(session);
+    }
     server->log_gone = true;
     stat_turn(server, io_now(server->io));
     return 0;
@@ -433,6 +454,7 @@ void server_destroy(struct server *server)
         session_reap_ended(server);
     }
     handshake_free_over(server);
+    queue_stop(server);
     check_bug(TAILQ_EMPTY(&server->accounts));
     drop_watermarks(server);
     close(server->spare_fd);

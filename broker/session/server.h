@@ -52,11 +52,14 @@ struct server_options {
     uint8_t default_level;           /* of topics created without one: told to clients */
     int64_t spin_ns;                 /* look at the rings so long before sleeping; 0 = never, SPIN_ADAPTIVE */
     int64_t handshake_ns;            /* a connection must have said hello by then; 0 = 5 s */
+    int64_t attach_ns;               /* a producer's former holder must be decided by then; 0 = 30 s */
     int64_t idle_stream_ns;          /* a stream without a chunk for so long is rolled back; 0 = 30 s */
     uint32_t max_connections;        /* 0 = 4,096, or fewer if there are not that many file descriptors */
     uint32_t max_connections_of_uid; /* 0 = three quarters of max_connections */
     uint64_t max_shared;        /* bytes of arenas, windows and rings; 0 = half of the machine's memory */
     uint64_t max_shared_of_uid; /* 0 = half of max_shared */
+    uint64_t max_queue;         /* entries in flight: of all rings together; 0 = 262,144 */
+    uint64_t max_queue_of_uid;  /* 0 = three quarters of max_queue */
     uint64_t max_batch_bytes;   /* as the log has it, told to clients; 0 = MAX_BATCH_BYTES */
     const struct watermarks *watermarks; /* as the log has them; NULL: the server makes a few, all zero */
     struct stat_page *stat;              /* may be NULL; identity already written */

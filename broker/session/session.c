@@ -4,7 +4,7 @@
  *   1. session_create: two memfds, allocated in full (a late page would be a SIGBUS), mapped, sealed; two
  *      eventfds; everything into the epoll set. handshake.c sends the descriptors and closes the memfds.
  *   2. LIVE: drain.c takes descriptors, complete.c answers them.
- *   3. The socket hangs up: LEAVING. What is published is noted once (a process that kept the memory may go
+ *   3. The socket hangs up, or the process that connected has ended: LEAVING. What is published is noted once (a process that kept the memory may go
  *      on writing there) and is drained as if the client lived; open streams are rolled back.
  *   4. ENDED: nothing is taken or posted any more. The session is freed when the log holds nothing of it and
  *      no signal is on its way: until then `done` may be called on its requests, a read may write into its
@@ -25,8 +25,12 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U
 #endif
@@ -148,6 +152,17 @@ static void doorbell_ready(struct watch *watch, uint32_t events)
         session_activate(session);
 }
 
+/* The process that connected has ended; a child of it may still have the socket, and the memory. */
+static void process_ready(struct watch *watch, uint32_t events)
+{
+    (void)events;
+    struct session *session = container_of(watch, struct session, process);
+    if (session->state != SESSION_LIVE)
+        return;
+    session->server->values.session_process_deaths++;
+    session_leave(session);
+}
+
 void session_activate(struct session *session)
 {
     session->empty_turns = 0;
@@ -171,6 +186,59 @@ void session_park(struct session *session)
     session->server->values.session_parked++;
 }
 
+/* ------------------------------------------------------------------------------------- the process */
+
+/* The kernel's own handle of the peer; before 6.5, by the number that the kernel gave at accept. If that has
+ * been given to another process since, then ours has ended, and the socket tells. */
+static int process_open(const struct session *session)
+{
+    int fd = -1;
+    socklen_t length = sizeof fd;
+    if (getsockopt(session->socket.fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0)
+        return fd;
+    if (errno != ENOPROTOOPT && errno != EOPNOTSUPP)
+        return -errno;
+    fd = (int)syscall(SYS_pidfd_open, session->pid, 0);
+    return fd >= 0 ? fd : -errno;
+}
+
+static int process_watch(struct session *session)
+{
+    struct server *server = session->server;
+    int fd = process_open(session);
+    if (fd == -ESRCH)
+        return -ECONNRESET; /* ended before we looked */
+    if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM)
+        return fd;
+    if (fd < 0) {
+        if (!server->no_pidfd_said)
+            server_say(server, SAY_WARNING,
+                       "the kernel gives no descriptor of a client's process (%s): the death of one whose "
+                       "children keep its connection is not seen",
+                       strerror(-fd));
+        server->no_pidfd_said = true;
+        return 0;
+    }
+    session->process.fd = fd;
+    int rc = server_watch(server, &session->process, EPOLLIN);
+    if (rc != 0) {
+        close(fd);
+        session->process.fd = -1;
+    }
+    return rc;
+}
+
+static void unwatch(struct session *session)
+{
+    server_unwatch(session->server, &session->socket);
+    server_unwatch(session->server, &session->doorbell);
+    if (session->process.fd < 0)
+        return;
+    server_unwatch(session->server, &session->process);
+    close(session->process.fd);
+    session->process.fd = -1;
+}
+
 /* ------------------------------------------------------------------------------------- creation */
 
 static int session_descriptors(struct session *session)
@@ -191,8 +259,13 @@ static int session_descriptors(struct session *session)
     rc = server_watch(server, &session->socket, EPOLLIN | EPOLLRDHUP);
     if (rc != 0)
         goto unwatch_doorbell;
+    rc = process_watch(session);
+    if (rc != 0)
+        goto unwatch_socket;
     return 0;
 
+unwatch_socket:
+    server_unwatch(server, &session->socket);
 unwatch_doorbell:
     server_unwatch(server, &session->doorbell);
 close_signal:
@@ -202,22 +275,26 @@ close_doorbell:
     return rc;
 }
 
-int session_create(struct server *server, int socket_fd, struct account *account, pid_t pid,
-                   const struct layout_sizes *sizes, struct session **out, int files[2], struct error *err)
+int session_create(struct handshake *handshake, struct session **out, int files[2], struct error *err)
 {
+    struct server *server = handshake->server;
+    const struct layout_sizes *sizes = &handshake->sizes;
+    struct account *account = handshake->account;
     int rc = -ENOMEM;
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL)
         return error_set(err, rc, "the broker is out of memory");
     *session = (struct session){.server = server,
-                                .socket = {.ready = socket_ready, .fd = socket_fd},
+                                .socket = {.ready = socket_ready, .fd = handshake->socket.fd},
+                                .process = {.ready = process_ready, .fd = -1},
                                 .account = account,
-                                .pid = pid,
+                                .pid = handshake->pid,
                                 .sizes = *sizes,
                                 .pool_size = sizes->queue_entries - 1 + EXTRA_REQUESTS};
     TAILQ_INIT(&session->pool);
     TAILQ_INIT(&session->reads);
     TAILQ_INIT(&session->followers);
+    TAILQ_INIT(&session->waiters);
     session->requests = malloc(session->pool_size * sizeof *session->requests); /* pages come with use */
     session->streams = calloc(MAX_STREAMS_OPEN, sizeof *session->streams);
     if (session->requests == NULL || session->streams == NULL)
@@ -230,6 +307,10 @@ int session_create(struct server *server, int socket_fd, struct account *account
         goto free_memory;
 
     TAILQ_INSERT_TAIL(&server->sessions, session, all);
+    if (handshake->producer != NULL)
+        producer_hold(session, handshake->producer);
+    account->queue += sizes->queue_entries;
+    server->queue += sizes->queue_entries;
     account->shared += sizes->client_file_bytes + sizes->broker_file_bytes;
     server->values.session_shared_bytes += sizes->client_file_bytes + sizes->broker_file_bytes;
     server->values.session_connections++;
@@ -246,7 +327,7 @@ free_session:
     free(session->streams);
     free(session->requests);
     free(session);
-    return error_set(err, rc, "the broker cannot make the shared memory of a connection (%llu bytes): %s",
+    return error_set(err, rc, "the broker cannot make a connection with %llu bytes of shared memory: %s",
                      (unsigned long long)(sizes->client_file_bytes + sizes->broker_file_bytes),
                      strerror(-rc));
 }
@@ -263,8 +344,7 @@ void session_leave(struct session *session)
     if (!session->server->stopping)
         session->final_tail = session->sq.mirror.p_tail;
     session->state = SESSION_LEAVING;
-    server_unwatch(session->server, &session->socket);
-    server_unwatch(session->server, &session->doorbell);
+    unwatch(session);
     read_end_all(session, -ECANCELED);
     session_activate(session); /* drained to the noted tail, then ended by drain.c */
 }
@@ -273,10 +353,8 @@ void session_end(struct session *session)
 {
     struct server *server = session->server;
     check_bug(session->state != SESSION_ENDED);
-    if (session->state == SESSION_LIVE) {
-        server_unwatch(server, &session->socket);
-        server_unwatch(server, &session->doorbell);
-    }
+    if (session->state == SESSION_LIVE)
+        unwatch(session);
     session->state = SESSION_ENDED;
     close(session->socket.fd); /* the client sees the end now, whatever else is still on its way */
     session->socket.fd = -1;
@@ -288,6 +366,7 @@ void session_end(struct session *session)
         request_free(held);
     }
     read_end_all(session, -ECANCELED);
+    queue_drop_session(session, -ECANCELED);
     stream_abort_all(session);
     if (session->signal.parked)
         io_signal_cancel(server->io, &session->signal);
@@ -322,6 +401,9 @@ static void session_free(struct session *session)
     if (session->has_reads)
         TAILQ_REMOVE(&server->readers, session, reader);
     session_topics_release(session);
+    producer_release(session);
+    server->queue -= session->sizes.queue_entries;
+    session->account->queue -= session->sizes.queue_entries;
     close(session->doorbell.fd);
     close(session->signal.fd);
     session_unmap(session);

@@ -109,6 +109,8 @@ TAILQ_HEAD(stream_list, stream_slot);
 
 enum session_state { SESSION_LIVE, SESSION_LEAVING, SESSION_ENDED };
 
+TAILQ_HEAD(handshake_row, handshake);
+
 struct session {
     struct server *server;
     enum session_state state;
@@ -126,7 +128,10 @@ struct session {
     pid_t pid;
     struct producer *producer; /* NULL: none; referenced for the session's life. Its word names this session
                                 * for as long as it is the holder */
-    bool fenced;               /* another connection took the producer over: nothing of this one is taken */
+    bool fencing;              /* it is being taken over: what is published up to fence_tail still counts */
+    bool fenced;               /* taken over and drained to there: nothing more of this one is taken */
+    uint32_t fence_tail;
+    struct handshake_row waiters; /* who is to have the producer next, in order */
 
     struct layout_sizes sizes;
     struct client_words *client; /* hostile memory: every word is read once */
@@ -160,6 +165,7 @@ struct session {
     TAILQ_ENTRY(session) touch;
     TAILQ_ENTRY(session) hold;
     TAILQ_ENTRY(session) reader;
+    TAILQ_ENTRY(session) contest;
 };
 TAILQ_HEAD(session_list, session);
 
@@ -168,19 +174,40 @@ struct account {
     uid_t uid;
     uint32_t connections; /* half-open ones included */
     uint64_t shared;
+    uint64_t queue; /* entries of its rings */
     TAILQ_ENTRY(account) link;
 };
 TAILQ_HEAD(account_list, account);
 
-/* A connection that has not said hello yet. */
+/* A connection without a session yet.
+ *
+ *          hello; its producer is nobody's
+ *   HELLO -------------------------------------------------------> OVER  a session, or refused
+ *     |                                      decided; first in row   ^
+ *     +---------------------> WAITS ---------------------------------+
+ *       hello; its producer's         hang-up, deadline, stop
+ *       holder is not decided
+ */
+enum handshake_state {
+    HANDSHAKE_HELLO, /* on server->handshakes */
+    HANDSHAKE_WAITS, /* on server->waiting, and on holder->waiters */
+    HANDSHAKE_OVER,  /* on server->over: freed at the end of the turn */
+};
+
 struct handshake {
     struct server *server;
+    enum handshake_state state;
     struct watch socket;
     struct account *account;
     pid_t pid;
     int64_t deadline_ns;
-    bool over; /* on server->over: freed at the end of the turn */
+    struct layout_sizes sizes; /* this and the next ones: as the hello has them */
+    bool take_over;
+    bool resumed;              /* the welcome is to say so */
+    struct producer *producer; /* NULL: none; referenced */
+    struct session *holder;    /* WAITS: whose writes are not decided */
     TAILQ_ENTRY(handshake) link;
+    TAILQ_ENTRY(handshake) row;
 };
 TAILQ_HEAD(handshake_list, handshake);
 
@@ -200,12 +227,14 @@ struct server {
 
     struct account_list accounts;
     struct handshake_list handshakes; /* the first deadline first */
+    struct handshake_list waiting;    /* the same */
     struct handshake_list over;
     struct session_list sessions;
     struct session_list active;
     struct session_list touched;
-    struct session_list held[2]; /* whole writes; chunks: the longest held first */
-    struct session_list readers; /* have something in `reads` and nothing in the log */
+    struct session_list held[2];   /* whole writes; chunks: the longest held first */
+    struct session_list readers;   /* have something in `reads` and nothing in the log */
+    struct session_list contested; /* somebody waits for their producer */
     struct session_list ended;
     struct stream_list streams;
 
@@ -219,6 +248,8 @@ struct server {
     uint32_t turns_since_poll;
     int64_t listener_paused_until; /* 0: it is not */
     uint32_t connections;          /* half-open ones included */
+    uint64_t queue;                /* entries of all rings */
+    bool no_pidfd_said;
     int64_t turn_started_ns;
     int64_t idle_since_ns; /* when the last work was done */
 
@@ -241,16 +272,16 @@ struct server {
 /* A memfd allocated in full, and its mapping; then it is sealed SHRINK|GROW|SEAL and `extra_seals`. */
 int shared_file(const char *name, uint64_t bytes, int *out) must_check;
 int shared_map(int fd, uint64_t bytes, int extra_seals, uint8_t **out) must_check;
-/* Takes over socket and account on success. `files` get the two memfds, which the caller sends and closes. */
-int session_create(struct server *server, int socket_fd, struct account *account, pid_t pid,
-                   const struct layout_sizes *sizes, struct session **out, int files[2],
+/* Takes over the handshake's socket, account and producer on success. `files` get the two memfds, which the
+ * caller sends and closes. -EMFILE, -ENFILE, -ENOMEM, -ENOSPC; -ECONNRESET: the client's process has ended. */
+int session_create(struct handshake *handshake, struct session **out, int files[2],
                    struct error *err) must_check;
 void session_activate(struct session *session);
 void session_park(struct session *session);
 void session_leave(struct session *session); /* the client is gone */
 void session_end(struct session *session);   /* LIVE or LEAVING -> ENDED */
 void session_hostile(struct session *session, const char *format, ...) printf_like(2, 3);
-void session_reap_ended(struct server *server);        /* frees what can be freed */
+void session_reap_ended(struct server *server); /* frees what can be freed */
 /* NULL: the pool is empty */
 struct request *request_take(struct session *session, enum request_kind kind);
 void request_free(struct request *request);
@@ -319,7 +350,18 @@ void handshake_listen(struct watch *watch, uint32_t events);
 void handshake_expire(struct server *server, int64_t now);
 void handshake_free_over(struct server *server);
 void handshake_end_all(struct server *server);
+void handshake_go_on(struct handshake *handshake); /* WAITS -> OVER: nobody has its producer any more */
 void account_release(struct server *server, struct account *account, uint64_t shared);
+
+/* producer.c */
+/* Gives the handshake the producer that its hello asks for, if any. 0: done; 1: it waits for the holder; else
+ * refused, with words. */
+int producer_attach(struct handshake *handshake, const struct hello *hello, struct error *err) must_check;
+void producer_hold(struct session *session, struct producer *producer); /* takes over the reference */
+void producer_fence_reached(struct session *session);                   /* drained up to fence_tail */
+void producer_leave_row(struct handshake *handshake);                   /* it waits no more */
+void producer_turn(struct server *server); /* lets those go on whose holder is decided */
+void producer_release(struct session *session);
 
 /* server.c */
 void server_poll_events(struct server *server);

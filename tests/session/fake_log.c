@@ -31,6 +31,16 @@ void fake_log_clear(struct log *log)
         entries_free(topic->entries, topic->count);
         free(topic);
     }
+    while (log->producers != NULL) {
+        struct producer *producer = log->producers;
+        log->producers = producer->next;
+        free(producer);
+    }
+    while (log->numbers != NULL) {
+        struct fake_number *number = log->numbers;
+        log->numbers = number->next;
+        free(number);
+    }
 }
 
 struct topic *fake_topic(struct log *log, const char *name)
@@ -46,6 +56,8 @@ int fake_references(const struct log *log)
     int refs = 0;
     for (const struct topic *topic = log->topics; topic != NULL; topic = topic->next)
         refs += topic->refs;
+    for (const struct producer *producer = log->producers; producer != NULL; producer = producer->next)
+        refs += producer->refs;
     return refs;
 }
 
@@ -131,6 +143,135 @@ void log_topic_release(struct log *log, struct topic *topic)
     (void)log;
     check_bug(topic->refs > 0);
     topic->refs--;
+}
+
+/* ------------------------------------------------------------------------------------------------ producers */
+
+struct producer *fake_producer(struct log *log, const char *name)
+{
+    for (struct producer *producer = log->producers; producer != NULL; producer = producer->next)
+        if (strcmp(producer->name, name) == 0)
+            return producer;
+    return NULL;
+}
+
+static struct producer *producer_new(struct log *log, uint32_t uid)
+{
+    struct producer *producer = calloc(1, sizeof *producer);
+    check_bug(producer != NULL);
+    *producer = (struct producer){.next = log->producers, .id = ++log->last_producer, .uid = uid, .refs = 1};
+    log->producers = producer;
+    return producer;
+}
+
+int log_producer_named(struct log *log, const char *name, size_t length, uint32_t uid, struct producer **out)
+{
+    uint32_t named = 0;
+    for (size_t i = 0; i < length; i++)
+        if ((uint8_t)name[i] < 0x20 || name[i] == 0x7f)
+            return -EINVAL;
+    for (struct producer *producer = log->producers; producer != NULL; producer = producer->next) {
+        named += producer->name_length != 0;
+        if (producer->name_length != length || memcmp(producer->name, name, length) != 0)
+            continue;
+        if (producer->uid != uid)
+            return -EACCES;
+        producer->refs++;
+        *out = producer;
+        return 0;
+    }
+    if (log->max_named != 0 && named >= log->max_named)
+        return -EDQUOT;
+    *out = producer_new(log, uid);
+    memcpy((*out)->name, name, length);
+    (*out)->name_length = length;
+    return 0;
+}
+
+int log_producer_anonymous(struct log *log, uint32_t uid, struct producer **out)
+{
+    *out = producer_new(log, uid);
+    return 0;
+}
+
+int log_producer_again(struct log *log, uint64_t id, uint32_t uid, struct producer **out)
+{
+    for (struct producer *producer = log->producers; producer != NULL; producer = producer->next) {
+        if (producer->id != id || (producer->name_length == 0 && producer->refs == 0 && !producer->committed))
+            continue;
+        if (producer->uid != uid || producer->name_length != 0)
+            return -EACCES;
+        producer->refs++;
+        *out = producer;
+        return 0;
+    }
+    return id <= log->horizon ? -ENODATA : -ENOENT;
+}
+
+void log_producer_release(struct log *log, struct producer *producer)
+{
+    (void)log;
+    check_bug(producer->refs > 0);
+    producer->refs--;
+    check_bug(producer->refs > 0 || producer->word == NULL);
+}
+
+uint64_t log_producer_id(const struct producer *producer)
+{
+    return producer->id;
+}
+
+void **log_producer_word(struct producer *producer)
+{
+    return &producer->word;
+}
+
+static struct fake_number *number_of(const struct log *log, const struct producer *producer,
+                                     const struct topic *topic)
+{
+    for (struct fake_number *number = log->numbers; number != NULL; number = number->next)
+        if (number->producer == producer && number->topic == topic)
+            return number;
+    return NULL;
+}
+
+uint64_t log_last_number(const struct log *log, const struct producer *producer, const struct topic *topic)
+{
+    const struct fake_number *number = number_of(log, producer, topic);
+    return number != NULL ? number->last : 0;
+}
+
+int log_query(const struct log *log, const struct producer *producer, const struct topic *topic,
+              uint64_t number, uint64_t *first_sequence, uint64_t *entries)
+{
+    const struct fake_number *known = number_of(log, producer, topic);
+    *first_sequence = *entries = 0;
+    if (known == NULL || number > known->admitted)
+        return 0;
+    return number <= known->last ? 1 : -EINPROGRESS;
+}
+
+/* 0: it is this one's turn, and taken; 1: committed already; -EAGAIN: not its turn. */
+static int number_admit(struct log *log, struct write *write)
+{
+    struct fake_number *number = number_of(log, write->producer, write->topic);
+    if (number == NULL) {
+        number = calloc(1, sizeof *number);
+        check_bug(number != NULL);
+        *number =
+            (struct fake_number){.next = log->numbers, .producer = write->producer, .topic = write->topic};
+        log->numbers = number;
+    }
+    if (write->number <= number->last) {
+        write->flags = COMPLETION_DUPLICATE;
+        write->first_sequence = write->committed = 0;
+        return 1;
+    }
+    write->reason = REASON_ORDER;
+    if (write->number != number->admitted + 1)
+        return -EAGAIN;
+    number->admitted++;
+    return 0;
 }
 
 void log_topic_view(const struct topic *topic, struct topic_view *view)
@@ -253,6 +394,8 @@ int log_write(struct log *log, struct write *write)
     struct fake_entry *entries = NULL;
     size_t count = 0;
     int rc = copy_payload(write, &entries, &count);
+    if (rc == 0 && write->producer != NULL && write->number != 0)
+        rc = number_admit(log, write);
     if (rc != 0) {
         entries_free(entries, count);
         return rc;
@@ -302,6 +445,10 @@ static void commit(struct log *log, struct write *write)
             add_entry(&topic->entries, &topic->count, pending->entries[i].bytes, pending->entries[i].length,
                       pending->entries[i].type);
         pending_drop(key);
+        if (write->producer != NULL) {
+            number_of(log, write->producer, topic)->last = write->number;
+            write->producer->committed = true;
+        }
         log->stats.batches++;
         log->stats.entries += write->committed;
         if (write->kind != WRITE_APPEND)

@@ -25,9 +25,33 @@ struct topic {
     struct topic_waiter *waiters;
 };
 
+struct producer {
+    struct producer *next;
+    uint64_t id;
+    uint32_t uid;
+    char name[MAX_TOPIC_NAME + 1]; /* "" = anonymous */
+    size_t name_length;
+    int refs;
+    void *word;
+    bool committed; /* something of it was: it is remembered */
+};
+
+/* What a producer has committed on a topic, and what of it is on its way. */
+struct fake_number {
+    struct fake_number *next;
+    const struct producer *producer;
+    const struct topic *topic;
+    uint64_t last, admitted;
+};
+
 struct log {
     struct io *io;
     struct topic *topics;
+    struct producer *producers;
+    struct fake_number *numbers;
+    uint64_t last_producer; /* id */
+    uint64_t horizon;       /* ids up to it are forgotten */
+    uint32_t max_named;     /* 0 = any number */
     uint32_t next_id;
     struct write *first, **last;
     struct log_read *reads;
@@ -47,8 +71,9 @@ struct log {
 
 void fake_log_init(struct log *log, struct io *io);
 void fake_log_clear(struct log *log);
-struct topic *fake_topic(struct log *log, const char *name); /* NULL: not there */
-/* References that sessions hold. */
+struct topic *fake_topic(struct log *log, const char *name);       /* NULL: not there */
+struct producer *fake_producer(struct log *log, const char *name); /* NULL: not there */
+/* References that sessions hold, to topics and producers. */
 int fake_references(const struct log *log);
 /* Puts an entry in without a session. */
 void fake_append(struct log *log, const char *name, const void *data, uint32_t length);

@@ -211,27 +211,27 @@ static void map_files(struct client *client)
               completions.slots);
 }
 
-int client_handshake(struct rig *rig, struct client *client, const struct hello *hello, size_t bytes)
+void client_say_hello(const struct rig *rig, struct client *client, const struct hello *hello, size_t bytes)
 {
     *client = (struct client){.files = {-1, -1}, .doorbell = -1, .signal = -1, .watermarks = -1};
     client->socket = client_dial(rig);
     cr_assert_eq(send(client->socket, hello, bytes, MSG_NOSIGNAL), (ssize_t)bytes);
+}
+
+bool client_take_welcome(struct client *client, int *status)
+{
     int fds[FD_COUNT];
     size_t count = 0;
-    ssize_t n = -1;
-    for (int i = 0; i < TURNS_AT_MOST && n < 0; i++) {
-        if (rig->running)
-            poll(&(struct pollfd){.fd = client->socket, .events = POLLIN}, 1, 10000);
-        else
-            rig_turn(rig, 1);
-        n = receive_welcome(client, fds, &count);
-    }
+    ssize_t n = receive_welcome(client, fds, &count);
+    if (n < 0)
+        return false;
     cr_assert_eq(n, sizeof client->welcome, "a welcome came");
     cr_assert_eq(client->welcome.magic, MESSAGE_MAGIC);
+    *status = client->welcome.status;
     cr_assert_not_null(memchr(client->welcome.text, '\0', sizeof client->welcome.text));
     if (client->welcome.status != 0) {
         cr_assert_eq(count, 0, "no descriptors with a refusal");
-        return client->welcome.status;
+        return true;
     }
     cr_assert_eq(count, FD_COUNT);
     client->files[0] = fds[FD_CLIENT_FILE];
@@ -240,7 +240,23 @@ int client_handshake(struct rig *rig, struct client *client, const struct hello 
     client->signal = fds[FD_SIGNAL];
     client->watermarks = fds[FD_WATERMARKS];
     map_files(client);
-    return 0;
+    return true;
+}
+
+int client_handshake(struct rig *rig, struct client *client, const struct hello *hello, size_t bytes)
+{
+    int status;
+    client_say_hello(rig, client, hello, bytes);
+    for (int i = 0; i < TURNS_AT_MOST; i++) {
+        if (client_take_welcome(client, &status))
+            return status;
+        if (rig->running)
+            poll(&(struct pollfd){.fd = client->socket, .events = POLLIN}, 1, 10000);
+        else
+            rig_turn(rig, 1);
+    }
+    cr_assert_fail("no welcome came");
+    return -ETIMEDOUT;
 }
 
 void client_connect(struct rig *rig, struct client *client)

@@ -52,6 +52,10 @@ struct client {
 
 struct hello hello_good(void);
 int client_dial(const struct rig *rig); /* connected socket, nothing said */
+/* The two halves of the next one: says hello without turning; takes the welcome if it has come (then *status
+ * is its status, and with 0 the files are mapped). */
+void client_say_hello(const struct rig *rig, struct client *client, const struct hello *hello, size_t bytes);
+bool client_take_welcome(struct client *client, int *status);
 /* Sends `bytes` of the hello and turns until the welcome is there. Its status. */
 int client_handshake(struct rig *rig, struct client *client, const struct hello *hello, size_t bytes);
 void client_connect(struct rig *rig, struct client *client); /* asserts that it works */
