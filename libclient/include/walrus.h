@@ -8,7 +8,7 @@
  *     thread at a time; it may be handed from thread to thread. Many handles in one thread, or one each in
  *     many threads, are fine.
  *   - fork: a handle does not survive it. In the child every call on it returns -EOWNERDEAD; walrus_close
- *     only releases memory. Until the child closes it, or calls exec, the broker sees the connection alive.
+ *     only releases memory. The connection ends with the process that made it, whatever a child keeps open.
  *   - The library installs no signal handlers, starts no threads, prints nothing, raises no SIGPIPE.
  *   - Calls return 0 (or a count) or a negative errno. walrus_error() gives the words of the last error of
  *     the handle.
@@ -23,10 +23,19 @@
  *   - 0 says that the receipt's level was reached. With a topic at WALRUS_LEVEL_DURABLE (the default) that is
  *     "survives power loss"; lower levels are a choice of the topic or the broker, see enum walrus_level.
  *   - -ECONNRESET and -EINPROGRESS say that the outcome is not known; all other errors of writes say "not
- *     written, never will be".
- *   - Once the connection is lost every call says so: -ECONNRESET, or -EPROTO if this library ended it
- *     because the broker broke the protocol (batches in flight are -ECONNRESET then, too). Close the handle
- *     and connect again.
+ *     written, never will be". With a producer (see walrus_connect_options) the outcome can always be asked
+ *     for: walrus_query.
+ *   - Without WALRUS_RECONNECT, once the connection is lost every call says so: -ECONNRESET, or -EPROTO if
+ *     this library ended it because the broker broke the protocol (batches in flight are -ECONNRESET then,
+ *     too). Close the handle and connect again.
+ *
+ * Exactly once
+ *   A handle with a producer (a name, or WALRUS_RECONNECT) numbers what it writes, for each topic by itself:
+ *   1, 2, 3, ... Number n is admitted only after n - 1, and only a commit takes a number: one that was
+ *   refused, cancelled, aborted or failed is used again, and what followed it in flight gets -EAGAIN with the
+ *   reason ORDER. A number that is committed already is answered 0 with the flag DUPLICATE and writes nothing.
+ *   So whatever died in between, sending the same number again never commits twice. The library numbers by
+ *   itself; `number` in the option structs is for programs that number by an own count.
  *   - A device that lies about flushes cannot be helped from here.
  */
 #ifndef WALRUS_H
@@ -76,7 +85,12 @@ enum walrus_level {
 };
 
 enum walrus_connect_flag {
-    WALRUS_REQUIRE_IO_URING = 1u << 0 /* -EOPNOTSUPP unless io_uring is the broker's active back end */
+    WALRUS_REQUIRE_IO_URING = 1u << 0, /* -EOPNOTSUPP unless io_uring is the broker's active back end */
+    /* When the connection is lost (the broker died, was restarted): connect again, with growing pauses, inside
+     * the calls on this handle, and send again what was in flight, under its numbers. What was committed is
+     * then answered 0 with DUPLICATE; a stream that was not cannot be sent again: -ECANCELED. */
+    WALRUS_RECONNECT = 1u << 1,
+    WALRUS_TAKE_OVER = 1u << 2 /* of `producer` from its holder, if it lives: see there */
 };
 
 struct walrus_connect_options {
@@ -91,12 +105,18 @@ struct walrus_connect_options {
     int64_t spin_ns;         /* how long a wait spins before it sleeps; 0 = adaptive, < 0 never */
     char *error;             /* where the words go if there is no handle yet; may be NULL */
     size_t error_size;
+    /* Name of the producer, by the rules of topic names, or NULL. It belongs to the first uid that uses it and
+     * is remembered for ever. It has one holder: while another connection has it, -EBUSY, or with
+     * WALRUS_TAKE_OVER that one is fenced (-ESTALE from then on) once what it had published is decided. A
+     * holder that died is no holder. */
+    const char *producer;
+    int64_t reconnect_ns; /* WALRUS_RECONNECT: give up after so long without a broker; 0 = 30 s, < 0 never */
 };
 
 /* Connects. On success *handle is yours until walrus_close. -EINVAL option out of range; -ENOTCONN no
  * socket there; -ECONNREFUSED nobody listens on it (a stale socket); -EACCES not allowed; -EPROTO another
  * layout version; -EDQUOT the broker's limits for this user; -EOPNOTSUPP io_uring required and not active;
- * -ETIMEDOUT; -ENAMETOOLONG the path is too long for a socket; -ENOMEM, -EMFILE. What to do: as the words
+ * -EBUSY the producer has a living holder; -EACCES also: the producer belongs to another user; -ETIMEDOUT; -ENAMETOOLONG the path is too long for a socket; -ENOMEM, -EMFILE. What to do: as the words
  * say. */
 WALRUS_API int walrus_connect(walrus **handle,
                               const struct walrus_connect_options *options) WALRUS_MUST_CHECK;
@@ -128,14 +148,21 @@ struct walrus_info {
     uint8_t default_level; /* enum walrus_level */
     uint8_t io_backend;    /* 1 io_uring, 2 pwrite, 3 mmap */
     uint8_t reserved[2];
+    uint64_t max_batch_bytes; /* the broker's limit; WALRUS_MAX_BATCH_BYTES unless it was told another one */
+    uint64_t producer;        /* id; 0 = none */
+    uint64_t reconnects;      /* how often the connection was made anew */
 };
 WALRUS_API int walrus_get_info(const walrus *handle, struct walrus_info *info) WALRUS_MUST_CHECK;
 
 /* ------------------------------------------------------------------------------------ receipts */
 
 enum walrus_receipt_flag {
-    WALRUS_RECEIPT_DUPLICATE = 1u << 0,   /* that id was committed before; nothing was written now */
-    WALRUS_RECEIPT_EARLIER_LOST = 1u << 1 /* data answered below durable was lost since, on this topic */
+    WALRUS_RECEIPT_DUPLICATE = 1u << 0,    /* that id was committed before; nothing was written now */
+    WALRUS_RECEIPT_EARLIER_LOST = 1u << 1, /* data answered below durable was lost since, on this topic */
+    WALRUS_RECEIPT_MORE = 1u << 2, /* with -EBUSY: a second completion with this user_data follows: TRY_NOW */
+    WALRUS_RECEIPT_TRY_NOW =
+        1u << 3 /* second completion of a refusal, result 0: nothing was written; a try may
+                                      * succeed now */
 };
 
 /* Why -EBUSY or -EAGAIN. */
@@ -148,7 +175,7 @@ enum walrus_reason {
     WALRUS_REASON_MEMORY = 5,     /* the broker's buffers are full: wait */
     WALRUS_REASON_SPACE = 6,      /* log space is being prepared: wait */
     WALRUS_REASON_WINDOW = 7,     /* the window is full of entries: release some */
-    WALRUS_REASON_ORDER = 8       /* a batch before this one did not commit: send that one first */
+    WALRUS_REASON_ORDER = 8       /* a number before this one did not commit, or this one is in flight */
 };
 
 struct walrus_receipt {
@@ -167,6 +194,7 @@ struct walrus_receipt {
     int64_t submitted_ns; /* its group went to the kernel */
     int64_t durable_ns;   /* its level was reached */
     int64_t signalled_ns; /* its completion was posted */
+    uint64_t number;      /* the batch's number in its topic, of this handle's producer; 0 = none */
 };
 
 /* ------------------------------------------------------------------------------ blocking calls */
@@ -176,10 +204,28 @@ struct walrus_slice {
     size_t length;
 };
 
+/* Tries again what was refused with -EBUSY, -EAGAIN, -ENOSPC or, with a producer, -ECONNRESET: waits of
+ * random length up to a bound that doubles with each try. Never after -EINVAL or any other code, and never so
+ * that something could be committed twice. */
+struct walrus_retry {
+    size_t size;
+    uint32_t max_tries; /* tries in all; 0 = as many as the deadline allows (then there must be one) */
+    uint32_t reserved;
+    int64_t first_wait_ns; /* bound of the first wait; 0 = the broker's estimate, else 1 ms */
+    int64_t max_wait_ns;   /* what the bound grows to; 0 = 1 s */
+};
+
 struct walrus_write_options {
     size_t size;
     uint8_t level; /* enum walrus_level; a higher one than the topic's has effect, a lower one not */
-    uint8_t reserved[7];
+    uint8_t queue; /* 1: wait for one's turn on the topic instead of -EBUSY: first come, first served, in turn
+                    * between handles */
+    uint8_t reserved[6];
+    int64_t deadline_ns; /* from now, over all tries; 0 = none. Not admitted by then: -ETIMEDOUT. Admitted and
+                          * not decided: -EINPROGRESS, and its completion comes by walrus_reap */
+    uint64_t user_data;  /* of that completion */
+    uint64_t number;     /* 0 = the next one */
+    const struct walrus_retry *retry; /* NULL: no retry */
 };
 
 /* Appends one entry to the topic `topic` (NUL-terminated; created by its first write) and waits for its
@@ -191,7 +237,12 @@ struct walrus_write_options {
  *   -EIO not written and never will be: decide
  *   -ESHUTDOWN the broker is stopping: later
  *   -ECONNRESET the broker died, outcome unknown
- *   -EAGAIN the broker's buffers or its log space did not clear within 30 s; shorter waits are the library's
+ *   -EAGAIN the broker's buffers or its log space did not clear within 30 s; shorter waits are the library's;
+ *     reason ORDER: a number was given that is not the next one
+ *   -ETIMEDOUT the deadline passed before admission: not written
+ *   -EINPROGRESS the deadline passed after admission: not known yet, see deadline_ns
+ *   -ESTALE the producer was taken over: stop
+ *   -ECANCELED a stream that a lost connection rolled back: again
  *   -EOWNERDEAD forked child
  * A signal handler does not end the call: the outcome would not be known. */
 WALRUS_API int walrus_append_for_topic(walrus *handle, const char *topic, const void *data, size_t length,
@@ -273,6 +324,24 @@ WALRUS_API int walrus_topic_open(walrus *handle, const char *name, size_t length
 /* Its open batches must have been submitted or aborted. NULL is fine. */
 WALRUS_API void walrus_topic_close(walrus_topic *topic);
 
+/* The last number of this handle's producer that is known to be committed on the topic, 0 = none: as the
+ * broker had it when the topic was opened, then as completions say. A restarted program goes on behind it. */
+WALRUS_API uint64_t walrus_topic_last_number(const walrus_topic *topic);
+
+/* Was `number` of this handle's producer committed on the topic? Blocks for one round trip. 1 yes (*receipt,
+ * which may be NULL, gets its number, and sequence and count if they are still known, else 0); 0 no, and it
+ * never will be unless it is sent again; -EINPROGRESS it is in flight; -EINVAL the handle has no producer;
+ * -ECONNRESET, -ESTALE, -EOWNERDEAD. */
+WALRUS_API int walrus_query(walrus_topic *topic, uint64_t number,
+                            struct walrus_receipt *receipt) WALRUS_MUST_CHECK;
+
+/* Watermarks: what everybody has committed to the topic, at the moment of the call: one load from memory that
+ * the broker writes. Entries with a sequence below are flushed (durable) or written; so "is it safe?" is
+ * sequence < walrus_topic_durable_next(topic). They stay while the connection is lost. 0 if the broker has
+ * none for this topic. Never fail. */
+WALRUS_API uint64_t walrus_topic_durable_next(const walrus_topic *topic);
+WALRUS_API uint64_t walrus_topic_written_next(const walrus_topic *topic);
+
 /* Begins a batch. Nothing is sent. Several may be open on one handle. -EAGAIN (reason RING), -ENOMEM,
  * -EOWNERDEAD. */
 WALRUS_API int walrus_batch_begin(walrus_topic *topic, walrus_batch **batch) WALRUS_MUST_CHECK;
@@ -289,6 +358,11 @@ WALRUS_API int walrus_batch_trim(walrus_batch *batch, size_t length) WALRUS_MUST
  * reserve are no longer valid. May wait for arena space. -EINVAL over a limit; otherwise the stream has
  * failed, with the error of a completion: submit or abort it. */
 WALRUS_API int walrus_batch_add(walrus_batch *batch, const void *data, size_t length) WALRUS_MUST_CHECK;
+/* Copies a part of one entry in: `more` says that the entry goes on with the next call, which must be another
+ * one of this function; the last part may be empty. For entries larger than one's memory, up to the limit of a
+ * batch. Else as walrus_batch_add. */
+WALRUS_API int walrus_batch_add_part(walrus_batch *batch, const void *data, size_t length,
+                                     int more) WALRUS_MUST_CHECK;
 /* The user's byte `type` of the last entry: right after that was added. */
 WALRUS_API int walrus_batch_set_type(walrus_batch *batch, uint8_t type) WALRUS_MUST_CHECK;
 
@@ -297,13 +371,27 @@ struct walrus_submit_options {
     uint64_t user_data;
     uint8_t level;  /* enum walrus_level, as in walrus_write_options */
     uint8_t append; /* 1: one entry, admitted as an append (see -EBUSY), not as a batch */
-    uint8_t reserved[6];
+    uint8_t
+        queue; /* 1: wait for one's turn on the topic instead of -EBUSY, as in walrus_write_options. A batch
+                     * that outgrew the arena has waited already if walrus_batch_set_queue said so */
+    uint8_t
+        notify; /* 1: -EBUSY comes with MORE, and a second completion says TRY_NOW: the longest refused first */
+    uint8_t reserved[4];
+    int64_t deadline_ns; /* from now; not admitted by then: -ETIMEDOUT; 0 = none. Not for a stream */
+    uint64_t number;     /* 0 = the next one */
 };
 /* Sends the batch; its memory goes back to the handle, do not touch `batch` again, whatever is returned
  * but -EAGAIN (then it is still open: reap, then submit again). An empty batch completes with 0. The
  * outcome comes by walrus_reap. -EINVAL, -EAGAIN, -ESHUTDOWN, -ECONNRESET, -EOWNERDEAD. */
 WALRUS_API int walrus_batch_submit(walrus_batch *batch,
                                    const struct walrus_submit_options *options) WALRUS_MUST_CHECK;
+/* A batch that outgrows the arena takes its topic with its first chunk, before submit: with `queue` that waits
+ * for its turn instead of failing with -EBUSY. Before the first add. 0, -EINVAL, -EOWNERDEAD. */
+WALRUS_API int walrus_batch_set_queue(walrus_batch *batch, int queue) WALRUS_MUST_CHECK;
+/* Takes back a submitted batch that still waits for its turn (queue), by the user_data of its submit: its
+ * completion is then -ECANCELED. Blocks for one round trip. 0; -ENOENT none waits under it: it was admitted,
+ * or decided, or never submitted; -ECONNRESET, -EAGAIN (RING), -EOWNERDEAD. */
+WALRUS_API int walrus_cancel(walrus *handle, uint64_t user_data) WALRUS_MUST_CHECK;
 /* Drops it; what a stream had sent is rolled back. NULL is fine. */
 WALRUS_API void walrus_batch_abort(walrus_batch *batch);
 

@@ -34,6 +34,8 @@ uint32_t walrus__arena_take(struct arena *arena, uint32_t free_extent, uint32_t 
 void walrus__arena_shrink(struct arena *arena, uint32_t extent, uint32_t bytes);
 /* An owned extent takes what is free behind it, up to `bytes` altogether. Returns the bytes it has now. */
 uint32_t walrus__arena_grow(struct arena *arena, uint32_t extent, uint32_t bytes);
+/* Copies what is owned to the same offsets of another arena. */
+void walrus__arena_copy_owned(const struct arena *arena, uint8_t *to, const uint8_t *from);
 void walrus__arena_give_back(struct arena *arena, uint32_t extent);
 
 #endif

@@ -1,20 +1,16 @@
-/* batch.c: filling a batch in place, submitting it, reaping.
+/* batch.c: filling a batch.
  *
  * Happy path: begin takes a batch object from the pool; reserve hands out the next bytes of the batch's
- * extent; submit copies the records, which were kept privately, behind the payload, cuts the extent to what
- * is used, and sends one descriptor. The batch object goes back to the pool at once; the extent belongs to
- * the request until its completion is met.
+ * extent, add copies into them. The records are kept privately until the batch is sent (submit.c). An entry
+ * may be added in parts: its record grows.
  *
- * Failure modes: no room or no credit: -EAGAIN, nothing changed. A batch that outgrows its share of the arena
- * goes in chunks if entries are added by copying (stream.c); reserve says -EMSGSIZE. An error of submit other
- * than -EAGAIN drops the batch.
+ * Failure modes: no room: -EAGAIN, nothing changed. A batch that outgrows its share of the arena goes in
+ * chunks if entries are added by copying (stream.c); reserve says -EMSGSIZE.
  *
  * Invariants: entries begin at multiples of PAYLOAD_ALIGN; bytes between them are zero; used + 8 *
- * record_count <= limit. No allocation and no system call between begin and reap, once the pool is warm
- * and while the broker is awake. */
+ * record_count <= limit; while `part_open` nothing but another part is taken. No allocation and no system
+ * call between begin and reap, once the pool is warm and while the broker is awake. */
 #include "handle.h"
-
-#define EMPTY_REAPS_PER_LOOK 1024u
 
 /* ------------------------------------------------------------------------------- batch objects */
 
@@ -36,6 +32,8 @@ struct walrus_batch *walrus__batch_new(struct walrus *handle)
     batch->handle = handle;
     batch->state = BATCH_OPEN;
     batch->extent = NO_EXTENT;
+    batch->tail_bytes = 0;
+    batch->deadline = FOR_EVER;
     batch->next = handle->open;
     if (batch->next != NULL)
         batch->next->previous = batch;
@@ -78,7 +76,7 @@ void walrus__batch_recycle(struct walrus_batch *batch)
     handle->pool = batch;
 }
 
-static int enter_batch(const struct walrus_batch *batch)
+int walrus__enter_batch(const struct walrus_batch *batch)
 {
     if (__builtin_expect(batch == NULL, 0))
         return -EINVAL;
@@ -89,6 +87,18 @@ static int enter_batch(const struct walrus_batch *batch)
         return walrus__fail(batch->handle, -EINVAL, REASON_NONE,
                             "the batch is not open: it was submitted or aborted");
     return 0;
+}
+
+/* For everything that cannot happen in the middle of an entry. */
+static int enter_between_entries(const struct walrus_batch *batch)
+{
+    int code = walrus__enter_batch(batch);
+    if (code == 0 && __builtin_expect(batch->part_open, 0))
+        return walrus__fail(
+            batch->handle, -EINVAL, REASON_NONE,
+            "an entry of the batch is being added in parts: end it first, by a last part with "
+            "`more` 0");
+    return code;
 }
 
 /* ------------------------------------------------------------------------------------- filling */
@@ -114,9 +124,22 @@ int walrus_batch_begin(walrus_topic *topic, walrus_batch **batch_out)
     if (batch == NULL)
         return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for a batch");
     batch->topic = topic;
-    batch->topic_number = topic->number;
+    batch->known = topic->known;
     topic->open_batches++;
     *batch_out = batch;
+    return 0;
+}
+
+/* `length` more bytes, `overhead` included, within the limit of a batch? */
+static int check_bytes(struct walrus_batch *batch, uint64_t length, uint32_t overhead)
+{
+    uint64_t most = batch->handle->welcome.max_batch_bytes;
+    uint64_t left = most - batch->bytes;
+    if (left < overhead || length > left - overhead)
+        return walrus__fail(
+            batch->handle, -EINVAL, REASON_NONE,
+            "%llu more bytes would make the batch larger than %llu bytes (with %u for each entry)",
+            (unsigned long long)length, (unsigned long long)most, ENTRY_OVERHEAD);
     return 0;
 }
 
@@ -126,13 +149,7 @@ static int check_limits(struct walrus_batch *batch, uint64_t length)
     if (batch->entries >= MAX_BATCH_ENTRIES)
         return walrus__fail(batch->handle, -EINVAL, REASON_NONE,
                             "the batch has %u entries, the most there can be: submit it", batch->entries);
-    uint64_t left = MAX_BATCH_BYTES - batch->bytes;
-    if (left < ENTRY_OVERHEAD || length > left - ENTRY_OVERHEAD)
-        return walrus__fail(
-            batch->handle, -EINVAL, REASON_NONE,
-            "an entry of %llu bytes would make the batch larger than %llu bytes (with %u for each entry)",
-            (unsigned long long)length, (unsigned long long)MAX_BATCH_BYTES, ENTRY_OVERHEAD);
-    return 0;
+    return check_bytes(batch, length, ENTRY_OVERHEAD);
 }
 
 static inline uint64_t bytes_with(const struct walrus_batch *batch, uint64_t length)
@@ -157,7 +174,7 @@ static inline void zero_end(uint8_t *entry, uint32_t padded)
 
 int walrus_batch_reserve(walrus_batch *batch, size_t length, void **data)
 {
-    int code = enter_batch(batch);
+    int code = enter_between_entries(batch);
     if (code < 0)
         return code;
     if (data == NULL)
@@ -191,7 +208,7 @@ int walrus_batch_reserve(walrus_batch *batch, size_t length, void **data)
 
 int walrus_batch_trim(walrus_batch *batch, size_t length)
 {
-    int code = enter_batch(batch);
+    int code = enter_between_entries(batch);
     if (code < 0)
         return code;
     if (!batch->trimmable || length > batch->records[batch->record_count - 1].length)
@@ -233,10 +250,18 @@ static int wait_for_room(struct walrus_batch *batch, uint32_t need)
             return code;
         if (handle->reason != REASON_ARENA)
             return 1;
-        code = walrus__wait_any(handle, FOR_EVER, false);
+        code = walrus__wait_any(handle, batch->deadline, false);
         if (code < 0)
-            return walrus__fail_lost(handle);
+            return code == -ETIME ? walrus__too_late(handle) : walrus__fail_lost(handle);
     }
+}
+
+/* Room for a batch with `need` bytes that could stay whole, unless it streams already. 1: in chunks. */
+static int make_room(struct walrus_batch *batch, bool whole, uint64_t need)
+{
+    if (!whole)
+        return 1;
+    return need > batch->limit ? wait_for_room(batch, (uint32_t)need) : 0;
 }
 
 int walrus__batch_put(struct walrus_batch *batch, const void *data, uint64_t length)
@@ -247,14 +272,8 @@ int walrus__batch_put(struct walrus_batch *batch, const void *data, uint64_t len
     if (batch->handle->lost != 0)
         return walrus__fail_lost(batch->handle);
     if (!batch->streaming) {
-        bool chunks = !stays_whole(batch, length);
-        if (!chunks && bytes_with(batch, length) > batch->limit) {
-            code = wait_for_room(batch, (uint32_t)bytes_with(batch, length));
-            if (code < 0)
-                return code;
-            chunks = code == 1;
-        }
-        if (chunks && (code = walrus__stream_start(batch)) < 0)
+        code = make_room(batch, stays_whole(batch, length), bytes_with(batch, length));
+        if (code < 0 || (code == 1 && (code = walrus__stream_start(batch)) < 0))
             return code;
     }
     if (batch->streaming) {
@@ -271,7 +290,7 @@ int walrus__batch_put(struct walrus_batch *batch, const void *data, uint64_t len
 
 int walrus_batch_add(walrus_batch *batch, const void *data, size_t length)
 {
-    int code = enter_batch(batch);
+    int code = enter_between_entries(batch);
     if (code < 0)
         return code;
     if (data == NULL && length > 0)
@@ -282,9 +301,92 @@ int walrus_batch_add(walrus_batch *batch, const void *data, size_t length)
     return code;
 }
 
+void walrus__extend_record(struct walrus_batch *batch, const void *data, uint32_t length)
+{
+    struct entry_record *record = &batch->records[batch->record_count - 1];
+    uint32_t old = walrus__padded(record->length), padded = walrus__padded((uint64_t)record->length + length);
+    uint8_t *entry = batch->base + batch->used - old;
+    if (padded > old)
+        zero_end(entry, padded);
+    if (length > 0)
+        memcpy(entry + record->length, data, length);
+    record->length += length;
+    batch->used += padded - old;
+}
+
+/* A part that does not begin its entry, in a batch that is whole so far. 1: it must go in chunks. */
+static int put_more(struct walrus_batch *batch, const void *data, uint64_t length)
+{
+    uint32_t last = batch->records[batch->record_count - 1].length;
+    uint64_t payload = batch->used - walrus__padded(last) + align_up(last + length, PAYLOAD_ALIGN);
+    uint64_t need = payload + batch->record_count * (uint64_t)sizeof(struct entry_record);
+    int code = make_room(batch, need <= batch->handle->whole_bytes && payload <= MAX_WHOLE_PAYLOAD, need);
+    if (code == 0)
+        walrus__extend_record(batch, data, (uint32_t)length);
+    return code;
+}
+
+static int put_part(struct walrus_batch *batch, const void *data, uint64_t length, bool begins)
+{
+    int code = 1;
+    if (!batch->streaming) {
+        if (begins)
+            code = make_room(batch, stays_whole(batch, length), bytes_with(batch, length));
+        else
+            code = put_more(batch, data, length);
+        if (code == 0 && begins)
+            walrus__put_record(batch, data, (uint32_t)length, 0, 0);
+        batch->part_here = batch->part_here || (code == 0 && begins);
+        if (code == 1 && (code = walrus__stream_start(batch)) == 0)
+            code = 1;
+    }
+    return code == 1 ? walrus__stream_put_part(batch, data, length, begins) : code;
+}
+
+int walrus_batch_add_part(walrus_batch *batch, const void *data, size_t length, int more)
+{
+    int code = walrus__enter_batch(batch);
+    if (code < 0)
+        return code;
+    struct walrus *handle = batch->handle;
+    if (data == NULL && length > 0)
+        return walrus__fail(handle, -EINVAL, REASON_NONE, "add: NULL is not %zu bytes of data", length);
+    bool begins = !batch->part_open;
+    code = begins ? check_limits(batch, length) : check_bytes(batch, length, 0);
+    if (code < 0)
+        return code;
+    if (handle->lost != 0)
+        return walrus__fail_lost(handle);
+    if (begins)
+        batch->part_here = false;
+    code = put_part(batch, data, length, begins);
+    if (code == 0) {
+        batch->entries += begins;
+        batch->bytes += length + (begins ? ENTRY_OVERHEAD : 0);
+        batch->part_open = more != 0;
+    }
+    walrus__leave(handle);
+    return code;
+}
+
+int walrus_batch_set_queue(walrus_batch *batch, int queue)
+{
+    int code = enter_between_entries(batch);
+    if (code < 0)
+        return code;
+    if (queue < 0 || queue > 1)
+        return walrus__fail(batch->handle, -EINVAL, REASON_NONE, "queue %d: it is 0 or 1", queue);
+    if (batch->entries > 0)
+        return walrus__fail(
+            batch->handle, -EINVAL, REASON_NONE,
+            "the batch has entries, so it may have gone for its topic already: set queue first");
+    batch->queue = queue == 1;
+    return 0;
+}
+
 int walrus_batch_set_type(walrus_batch *batch, uint8_t type)
 {
-    int code = enter_batch(batch);
+    int code = enter_between_entries(batch);
     if (code < 0)
         return code;
     if (batch->record_count == 0)
@@ -294,180 +396,15 @@ int walrus_batch_set_type(walrus_batch *batch, uint8_t type)
     return 0;
 }
 
-/* ---------------------------------------------------------------------------------- submitting */
-
-void walrus__batch_seal(struct walrus_batch *batch, struct descriptor *descriptor)
-{
-    struct walrus *handle = batch->handle;
-    walrus__room_trim(handle, batch);
-    memcpy(batch->base + batch->used, batch->records, batch->record_count * sizeof(struct entry_record));
-    descriptor->arena_offset = (uint32_t)(batch->base - handle->arena);
-    descriptor->payload_bytes = batch->used;
-    descriptor->entries = batch->record_count;
-}
-
-static int check_submit(struct walrus_batch *batch, const struct walrus_submit_options *given,
-                        struct walrus_submit_options *options)
-{
-    struct walrus *handle = batch->handle;
-    int code = walrus__options(handle, options, sizeof *options, given, "walrus_submit_options");
-    if (code < 0)
-        return code;
-    if (options->level > LEVEL_DURABLE || options->append > 1)
-        return walrus__fail(handle, -EINVAL, REASON_NONE,
-                            "submit: level %u, append %u: there is no such value", options->level,
-                            options->append);
-    if (options->append == 1 && batch->entries != 1)
-        return walrus__fail(handle, -EINVAL, REASON_NONE, "submit: an append is one entry, this batch has %u",
-                            batch->entries);
-    if (handle->lost != 0)
-        return walrus__fail_lost(handle);
-    return 0;
-}
-
-/* Nothing to write: it is done. */
-static int submit_empty(struct walrus_batch *batch, uint64_t user_data)
-{
-    struct walrus *handle = batch->handle;
-    int64_t now = walrus__now();
-    struct walrus_completion completion = {
-        .user_data = user_data,
-        .receipt = {.epoch = handle->welcome.epoch, .published_ns = now, .signalled_ns = now},
-    };
-    walrus__batch_recycle(batch);
-    walrus__keep(handle, &completion);
-    handle->in_flight++;
-    walrus__leave(handle);
-    return 0;
-}
-
-static int submit_whole(struct walrus_batch *batch, const struct walrus_submit_options *options)
-{
-    struct walrus *handle = batch->handle;
-    struct submission submission = {
-        .descriptor = {.op = options->append == 1 ? OP_APPEND : OP_BATCH,
-                       .level = options->level,
-                       .topic = batch->topic_number},
-        .kind = REQUEST_BATCH,
-        .user_data = options->user_data,
-    };
-    walrus__batch_seal(batch, &submission.descriptor);
-    submission.extent = batch->extent;
-    int code = walrus__submit(handle, &submission, NULL);
-    if (code < 0)
-        return code;
-    batch->extent = NO_EXTENT;
-    walrus__batch_recycle(batch);
-    handle->in_flight++;
-    return 0;
-}
-
-/* Chunks take credit as well: those on their way are waited for, since nobody else can wait for them. */
-static int credit_for(struct walrus_batch *batch)
-{
-    struct walrus *handle = batch->handle;
-    bool enough = handle->in_flight < handle->queue_entries - 1;
-    if (enough && batch->entries > 0 && !walrus__has_credit(handle)) {
-        walrus__pump(handle);
-        if (batch->streaming)
-            return walrus__wait_credit(handle) < 0 ? walrus__fail_lost(handle) : 0;
-        enough = walrus__has_credit(handle);
-    }
-    return enough ? 0
-                  : walrus__fail(handle, -EAGAIN, REASON_RING,
-                                 "all %u queue entries are in flight or not reaped: reap, then submit again",
-                                 handle->queue_entries - 1);
-}
-
-int walrus_batch_submit(walrus_batch *batch, const struct walrus_submit_options *given)
-{
-    int code = enter_batch(batch);
-    if (code < 0)
-        return code;
-    struct walrus *handle = batch->handle;
-    struct walrus_submit_options options;
-    code = check_submit(batch, given, &options);
-    if (code < 0) {
-        struct error words = handle->error;
-        walrus_batch_abort(batch);
-        handle->error = words;
-        return code;
-    }
-    code = credit_for(batch);
-    if (code == -EAGAIN)
-        return code;
-    if (code < 0) {
-        walrus_batch_abort(batch);
-        return walrus__fail_lost(handle);
-    }
-    if (batch->entries == 0)
-        return submit_empty(batch, options.user_data);
-    batch->level = options.level;
-    if (batch->streaming) {
-        code = walrus__stream_finish(batch, NULL, options.user_data);
-        if (code == 0)
-            handle->in_flight++;
-    } else {
-        code = submit_whole(batch, &options);
-    }
-    if (code < 0) /* the broker broke the protocol */
-        walrus_batch_abort(batch);
-    walrus__leave(handle);
-    return code < 0 ? walrus__fail_lost(handle) : 0;
-}
-
 void walrus_batch_abort(walrus_batch *batch)
 {
-    if (enter_batch(batch) < 0)
+    if (walrus__enter_batch(batch) < 0)
         return;
     struct walrus *handle = batch->handle;
     if (batch->streaming)
         walrus__stream_abort(batch);
     else
         walrus__batch_recycle(batch);
+    walrus__sweep_topics(handle);
     walrus__leave(handle);
-}
-
-/* ------------------------------------------------------------------------------------- reaping */
-
-static int take_kept(struct walrus *handle, struct walrus_completion *completions, int max)
-{
-    uint32_t count = walrus__kept_count(handle);
-    if (count > (uint32_t)max)
-        count = (uint32_t)max;
-    for (uint32_t i = 0; i < count; i++)
-        completions[i] = handle->kept[(handle->kept_head + i) & (handle->queue_entries - 1)];
-    handle->kept_head += count;
-    check_bug(handle->in_flight >= count);
-    handle->in_flight -= count;
-    return (int)count;
-}
-
-int walrus_reap(walrus *handle, struct walrus_completion *completions, int max)
-{
-    int code = walrus__enter(handle);
-    if (code < 0)
-        return code;
-    if (max < 0 || (max > 0 && completions == NULL))
-        return walrus__fail(handle, -EINVAL, REASON_NONE, "reap: no place for %d completions", max);
-    walrus__pump(handle);
-    int count = take_kept(handle, completions, max);
-    if (count == 0 && max > 0) {
-        /* Who was woken by the fd must learn why; who spins on this call pays for a look now and then
-         * only. */
-        if (handle->waiting.fd_used || ++handle->waiting.empty_reaps % EMPTY_REAPS_PER_LOOK == 0) {
-            walrus__look(handle);
-            walrus__pump(handle);
-            count = take_kept(handle, completions, max);
-        }
-        if (count == 0 && handle->lost != 0)
-            return walrus__fail_lost(handle);
-    }
-    walrus__leave(handle);
-    return count;
-}
-
-uint32_t walrus_in_flight(const walrus *handle)
-{
-    return walrus__enter(handle) == 0 ? handle->in_flight : 0;
 }

@@ -4,11 +4,13 @@
  *   connect.c   the handshake and the handle's life          fork.c      a handle does not survive fork
  *   arena.c     extents of the arena                         room.c      how open batches share it
  *   requests.c  descriptors out, completions in              wait.c      spinning, sleeping, the fd
- *   batch.c     filling a batch in place, submit, reap       stream.c    batches that go in chunks
+ *   batch.c     filling a batch in place                     stream.c    batches that go in chunks
+ *   submit.c    submit, cancel, reap
  *   append.c    the blocking writes                          read.c      the blocking reads
+ *   reconnect.c a connection made anew
  *   runs.c      what lies in the window, checked             window.c    order of its release
- *   topics.c    topic handles, the catalogue                 names.c     names known to the blocking calls
- *   error.c     words
+ *   topics.c    topic handles, the catalogue                 names.c     the topics that are open, by name
+ *   numbers.c   batch numbers                                error.c     words
  *
  * Ways of a completion: ring -> requests.c -> (an asynchronous batch: the queue `kept`, in order, until
  * walrus_reap; a call that waits: its struct answer; a chunk: its batch; nobody: dropped). */
@@ -33,6 +35,7 @@
 /* What a call that waits gets. Lies on its stack. */
 struct answer {
     bool done;
+    bool try_now; /* after a refusal with MORE: the second completion has come */
     struct completion completion;
 };
 
@@ -44,11 +47,25 @@ enum request_kind {
     REQUEST_NOBODY, /* nobody waits any more; what it put into the window is released */
 };
 
-/* A descriptor that is not answered yet. Index and generation are its user_data. */
+/* A descriptor that is not answered yet. Index and generation are its user_data.
+ *
+ * A write with DESCRIPTOR_NOTIFY may have two completions, so it counts twice for the credit until the first
+ * one has come:
+ *
+ *   notify --(completion without MORE)--> answered, free
+ *   notify --(-EBUSY with MORE)--> refused: nothing was written, its extent is free, the user (or the struct
+ *                                  answer) has got the refusal --(second completion)--> free
+ *
+ * A refused one is not sent again by a reconnection: its second completion is then ours, TRY_NOW. */
 struct request {
     uint32_t generation;
     uint8_t kind;
     uint8_t op;
+    bool notify;
+    bool refused;
+    uint32_t cancel_round;      /* walrus_cancel has asked for it */
+    uint64_t number;            /* of a write: its batch number, 0 = none */
+    struct known_topic *known;  /* of a write, until its first completion; its `in_flight` counts this */
     uint32_t earlier, later;    /* the order of submission */
     uint32_t extent;            /* given back when answered, or NO_EXTENT */
     struct walrus_batch *batch; /* chunks */
@@ -66,10 +83,14 @@ enum batch_state {
 struct walrus_batch {
     struct walrus *handle;
     struct walrus_topic *topic; /* NULL for the blocking calls */
-    uint32_t topic_number;
+    struct known_topic *known;
     uint8_t state;
     uint8_t level; /* chunks carry it from the first on */
     bool streaming;
+    bool queue;             /* its first chunk waits for its turn */
+    bool part_open;         /* the last entry goes on with the next part */
+    bool part_here;         /* the last record is a piece of it */
+    int64_t deadline;       /* of a blocking call: ends its waits; FOR_EVER = none */
     bool trimmable;         /* the last entry came from reserve */
     bool pinned;            /* pointers into it were given out: it cannot be moved */
     uint32_t extent;        /* NO_EXTENT before the first entry, or between two chunks */
@@ -90,27 +111,49 @@ struct walrus_batch {
     struct walrus_batch *previous, *next; /* open batches, or the pool (next only) */
     struct walrus_batch *allocated_next;  /* all there are */
     struct entry_record records[MAX_BATCH_ENTRIES];
+    uint32_t tail_bytes; /* of an open part, cut off behind a page: they begin the next chunk */
+    uint8_t tail[LAYOUT_PAGE];
 };
 
 struct walrus_topic {
     struct walrus *handle;
-    uint32_t number;
-    uint8_t level;
+    struct known_topic *known;
     uint32_t open_batches;
     bool closed; /* freed with its last open batch */
     struct walrus_topic *previous, *next;
 };
 
-/* How often a topic number of this connection is held. */
-struct number_use {
-    uint32_t number;
-    uint32_t count;
+#define NO_WATERMARK UINT32_MAX
+
+/* A topic that this handle has open at the broker, under one topic number: there is one for each name, shared
+ * by topic handles, batches, requests and the blocking calls, so that all of them count on in one series of
+ * batch numbers. names.c; the numbers: numbers.c. */
+struct known_topic {
+    uint32_t number;      /* at the broker; a reconnection opens the name again and gets another one */
+    uint32_t uses;        /* topic handles and open batches */
+    uint32_t in_flight;   /* writes without a first completion */
+    uint8_t level;        /* the topic's */
+    uint8_t wanted_level; /* what OP_OPEN asked for, and with DESCRIPTOR_CREATE or not */
+    bool create;
+    bool cached;                         /* known to the blocking calls */
+    bool earlier_lost;                   /* the next receipt says so */
+    bool uncertain;                      /* numbers from next_number on may be in flight */
+    uint32_t watermark;                  /* slot, or NO_WATERMARK */
+    uint64_t next_number;                /* of the next write without a number of its own */
+    uint64_t last_number;                /* known to be committed */
+    struct known_topic *previous, *next; /* all of the handle */
+    struct known_topic *bucket_next;
+    struct known_topic *newer, *older; /* cached ones, by last use */
+    uint32_t bucket;
+    uint32_t length;
+    char name[];
 };
 
-struct known_name; /* names.c */
+struct retired_window; /* window.c */
 
 struct walrus_entries {
     struct walrus *handle;
+    struct retired_window *retired;         /* they lie in the window of a connection that is gone */
     struct walrus_entries *previous, *next; /* all of the handle */
     struct walrus_entries *later;           /* the order in the window */
     uint64_t window_end; /* the window is free up to here once this and all before it are released */
@@ -134,6 +177,11 @@ struct waiting {
     uint32_t empty_reaps;
 };
 
+/* Where the connection is; the machine is drawn in reconnect.c. */
+enum link { LINK_UP = 0, LINK_DOWN, LINK_HELLO, LINK_REOPENING };
+
+struct reconnect; /* reconnect.c */
+
 struct walrus {
     struct walrus *self; /* for calls that get a const handle */
     uint32_t *alive;     /* a page that fork wipes */
@@ -147,20 +195,29 @@ struct walrus {
     const uint8_t *window;
     uint64_t window_bytes;
     uint32_t queue_entries;
-    struct welcome welcome; /* checked copy */
-    int lost;               /* 0, or why nothing can be sent any more: -ECONNRESET, -EPROTO */
+    const struct watermark *watermarks; /* of the broker; NULL if it has none */
+    uint32_t watermark_slots;
+    size_t watermark_map_bytes;
+    struct welcome welcome;  /* checked copy; max_batch_bytes is never 0 */
+    uint64_t reconnects;     /* how often the connection was made anew */
+    uint8_t link;            /* enum link; always LINK_UP without WALRUS_RECONNECT */
+    struct reconnect *again; /* NULL without WALRUS_RECONNECT */
+    struct retired_window *retired;
+    int lost; /* 0, or why nothing can be sent any more: -ECONNRESET, -EPROTO */
     struct error lost_words;
 
     struct ring submission, completion;
     struct request *requests; /* queue_entries; at most queue_entries - 1 in use */
     uint32_t free_request;    /* list through `later` */
-    uint32_t outstanding;
+    uint32_t outstanding;     /* requests */
+    uint32_t second_answers;  /* of them, how many may still be answered twice */
+    uint32_t cancel_rounds;
     uint32_t oldest, newest; /* requests in the order of submission */
     uint64_t dispatched;     /* completions met */
 
-    struct walrus_completion *kept; /* queue_entries slots */
+    struct walrus_completion *kept; /* KEPT_SLOTS slots: two completions for each batch in flight */
     uint32_t kept_head, kept_tail;
-    uint32_t in_flight; /* asynchronous batches submitted and not reaped */
+    uint32_t in_flight; /* asynchronous batches submitted whose last completion is not reaped */
 
     struct arena room;
     uint32_t room_bytes;              /* bytes the extents divide */
@@ -176,12 +233,12 @@ struct walrus {
     struct walrus_batch *allocated;
 
     struct walrus_topic *topics;
-    struct number_use *numbers;
-    uint32_t number_count, number_capacity;
-    struct known_name **names; /* hash table, made when it is needed */
-    struct known_name *name_newest, *name_oldest;
-    uint32_t name_count;
-    uint8_t *listing; /* topic records read ahead for walrus_next_topic */
+    struct known_topic *known;  /* all there are */
+    struct known_topic **names; /* them by name: hash table, made when it is needed */
+    struct known_topic *name_newest, *name_oldest;
+    uint32_t name_count; /* cached ones */
+    bool unused_topics;  /* some may be given back: walrus__sweep_topics */
+    uint8_t *listing;    /* topic records read ahead for walrus_next_topic */
     uint32_t listing_at, listing_end;
     uint64_t listing_id; /* id given last; 0 = none */
 
@@ -190,7 +247,8 @@ struct walrus {
     struct walrus_entries *reads;                       /* all */
 
     struct waiting waiting;
-    uint8_t reason; /* enum walrus_reason of the last -EAGAIN or -EBUSY */
+    uint64_t random; /* state of walrus__random; 0 = not seeded */
+    uint8_t reason;  /* enum walrus_reason of the last -EAGAIN or -EBUSY */
     struct error error;
 };
 
@@ -235,26 +293,70 @@ struct submission {
     struct walrus_batch *batch;
     struct answer *answer;
     uint64_t user_data;
+    struct known_topic *known; /* of a write: its `in_flight` is counted from here on */
 };
 int walrus__submit(struct walrus *handle, struct submission *submission, uint32_t *index) must_check;
+
+/* Completions that may still be added to those that are under way: the ring's capacity less one for each
+ * request, and one more for each that may be answered twice. What may wait for other handles without a bound
+ * leaves some, so that a stream's chunks, on which those others may wait, and a cancel always get through:
+ *   PATIENT_ASYNC  queued and notified batches of walrus_batch_submit
+ *   PATIENT_CALL   a blocking call that queues or follows: there is one at a time
+ * A chunk that is not the last leaves one, too: for the last one, or for the abort. */
+#define PATIENT_ASYNC 2u
+#define PATIENT_CALL  1u
+static inline uint32_t walrus__credit(const struct walrus *handle)
+{
+    return handle->queue_entries - 1 - handle->outstanding - handle->second_answers;
+}
 static inline bool walrus__has_credit(const struct walrus *handle)
 {
-    return handle->outstanding < handle->queue_entries - 1;
+    return walrus__credit(handle) > 0;
 }
+#define KEPT_SLOTS(handle) (2 * (handle)->queue_entries)
 /* Takes everything that is in the completion ring and brings it to who waits for it. Returns how many. */
 uint32_t walrus__pump(struct walrus *handle);
 /* Nobody waits for this request any more. */
 void walrus__abandon(struct walrus *handle, uint32_t index);
 uint64_t walrus__request_word(const struct walrus *handle, uint32_t index);
-/* Ends the connection: what the ring still holds is taken first, the rest is answered -ECONNRESET. */
+/* The connection is gone: what the ring still holds is taken first. With WALRUS_RECONNECT and -ECONNRESET it is
+ * made anew; otherwise the handle is lost and the rest is answered -ECONNRESET. */
 void walrus__lose(struct walrus *handle, int code, const char *format, ...) printf_like(3, 4);
+/* The handle is lost, whatever the options say. */
+void walrus__end(struct walrus *handle, int code, const char *words);
+/* Sends a request's descriptor, by reconnect.c's copy. False: the broker broke the protocol. */
+bool walrus__push(struct walrus *handle, struct descriptor *descriptor) must_check;
+void walrus__ring_doorbell(struct walrus *handle);
+/* Answers a request as if the broker had. */
+void walrus__answer_request(struct walrus *handle, uint32_t index, struct completion *completion);
 void walrus__keep(struct walrus *handle, const struct walrus_completion *completion);
 static inline uint32_t walrus__kept_count(const struct walrus *handle)
 {
     return handle->kept_tail - handle->kept_head;
 }
-/* What the user sees of a completion of a write. */
+/* What the user sees of a completion of a write. Its `number` is the one the request had. */
 void walrus__fill_receipt(struct walrus_receipt *receipt, const struct completion *completion);
+
+/* --------------------------------------------------------------------------------- reconnect.c */
+
+struct attempt; /* connect.h */
+
+int walrus__reconnect_init(struct walrus *handle, const struct attempt *attempt, int64_t reconnect_ns,
+                           int64_t timeout_ns) must_check;
+void walrus__reconnect_release(struct walrus *handle);
+/* A request is submitted: its descriptor is kept for a next time. */
+void walrus__reconnect_keep(struct walrus *handle, uint32_t index, const struct descriptor *descriptor);
+/* The connection is gone. False: it cannot be made anew, and *code and the words say why. */
+bool walrus__reconnect_begin(struct walrus *handle, int *code, char *words, size_t size);
+/* Takes the steps that can be taken now; never waits. Only while link is not LINK_UP. */
+void walrus__reconnect_step(struct walrus *handle);
+/* What is readable when the next step can be taken, besides eventfd and socket: the timer, and in LINK_HELLO the
+ * socket of the attempt. */
+void walrus__reconnect_fds(const struct walrus *handle, int *socket, int *timer);
+/* A write was answered -ESTALE: the producer is somebody else's from now on. */
+void walrus__reconnect_fenced(struct walrus *handle);
+/* The handle is lost: its fd is readable for ever. */
+void walrus__reconnect_over(struct walrus *handle);
 
 /* -------------------------------------------------------------------------------------- wait.c */
 
@@ -274,8 +376,12 @@ int walrus__wait_answer(struct walrus *handle, const struct answer *answer, int6
                         bool interruptible) must_check;
 /* Waits until another completion is met. */
 int walrus__wait_any(struct walrus *handle, int64_t deadline, bool interruptible) must_check;
+/* Waits until the connection is up (again), or lost. 0 or the code of a lost connection. */
+int walrus__wait_up(struct walrus *handle) must_check;
 /* Waits for credit to submit one descriptor. */
 int walrus__wait_credit(struct walrus *handle) must_check;
+/* Waits until walrus__credit is at least `need`. 0, -ETIME, or the code of a lost connection. (append.c) */
+int walrus__wait_credits(struct walrus *handle, uint32_t need, int64_t deadline) must_check;
 /* After the broker refused with -EAGAIN for the `attempt`th time (from 0): waits a little, longer each
  * time. False when it has been tried for MOST_PATIENCE since `begin`, or the connection is lost. */
 bool walrus__wait_to_retry(struct walrus *handle, uint32_t attempt, uint32_t retry_after_us,
@@ -317,6 +423,8 @@ struct walrus_batch *walrus__batch_new(struct walrus *handle);
 /* It takes no more entries: off the list of open ones, off its topic. */
 void walrus__batch_close(struct walrus_batch *batch);
 void walrus__batch_recycle(struct walrus_batch *batch);
+/* The batch is open: 0, or -EINVAL with words, -EOWNERDEAD. */
+int walrus__enter_batch(const struct walrus_batch *batch) must_check;
 /* Copies one entry in; waits for arena space. */
 int walrus__batch_put(struct walrus_batch *batch, const void *data, uint64_t length) must_check;
 /* Copies the private records behind the payload and fills the descriptor's payload fields. */
@@ -324,12 +432,39 @@ void walrus__batch_seal(struct walrus_batch *batch, struct descriptor *descripto
 void walrus__put_record(struct walrus_batch *batch, const void *data, uint32_t length, uint8_t type,
                         uint8_t flags);
 
+/* The last record grows by `length` bytes, for which there is room. */
+void walrus__extend_record(struct walrus_batch *batch, const void *data, uint32_t length);
+/* The words for a blocking call whose deadline passed before all was sent: -ETIMEDOUT. */
+int walrus__too_late(struct walrus *handle);
+
+/* How a batch is sent: submit.c, for walrus_batch_submit and the blocking calls. */
+struct sending {
+    uint8_t op; /* OP_APPEND or OP_BATCH, unless it goes in chunks */
+    uint8_t level;
+    uint16_t flags;        /* QUEUE, NOTIFY */
+    int64_t deadline;      /* FOR_EVER = none */
+    uint64_t number;       /* wanted, or 0 */
+    struct answer *answer; /* NULL: the user gets the completion */
+    uint64_t user_data;
+};
+/* The batch with its last or only descriptor, no waiting. 0: it is closed; if it went whole it is recycled.
+ * -EAGAIN (ORDER, OPEN_BATCH): nothing changed. Else the broker broke the protocol. The caller has seen that
+ * there is credit. */
+int walrus__batch_send(struct walrus_batch *batch, const struct sending *sending) must_check;
+/* The request whose answer that is; NO_REQUEST if it was answered. */
+uint32_t walrus__request_of(const struct walrus *handle, const struct answer *answer);
+/* Asks the broker to end what waits under that word, and does not wait for it. False: no credit. */
+bool walrus__cancel_word(struct walrus *handle, uint64_t word);
+
 /* From now on the batch goes in chunks. */
 int walrus__stream_start(struct walrus_batch *batch) must_check;
 int walrus__stream_put(struct walrus_batch *batch, const void *data, uint64_t length,
                        uint8_t type) must_check;
-/* Sends the last chunk; no waiting. -EAGAIN: no credit. */
-int walrus__stream_finish(struct walrus_batch *batch, struct answer *answer, uint64_t user_data) must_check;
+/* One more part of an entry; `begins`: its first one. */
+int walrus__stream_put_part(struct walrus_batch *batch, const void *data, uint64_t length,
+                            bool begins) must_check;
+/* walrus__batch_send for it. */
+int walrus__stream_finish(struct walrus_batch *batch, const struct sending *sending) must_check;
 /* Rolls back what was sent; the batch object is recycled when its chunks are answered. */
 void walrus__stream_abort(struct walrus_batch *batch);
 /* A chunk, or the end, of a stream was answered. */
@@ -344,12 +479,40 @@ void walrus__topic_unused(struct walrus_topic *topic);
 bool walrus__name_valid(const char *name, size_t length);
 int walrus__bad_name(struct walrus *handle);
 int walrus__check_name(struct walrus *handle, const char *name) must_check; /* -EINVAL with words */
-int walrus__open_number(struct walrus *handle, const char *name, size_t length, uint8_t level, bool create,
-                        uint32_t *number, uint8_t *level_out) must_check;
-void walrus__close_number(struct walrus *handle, uint32_t number);
-/* The number of a name for a blocking call: from the cache, or asked for. */
-int walrus__number_of(struct walrus *handle, const char *name, bool create, uint32_t *number) must_check;
+/* Finds or opens a topic by name; one more use of it, until walrus__known_release. */
+int walrus__known_open(struct walrus *handle, const char *name, size_t length, uint8_t level, bool create,
+                       struct known_topic **known) must_check;
+void walrus__known_release(struct walrus *handle, struct known_topic *known);
+/* The topic of a name for a blocking call: from the cache, or asked for. It lives as long as the call. */
+int walrus__known_for_call(struct walrus *handle, const char *name, bool create,
+                           struct known_topic **known) must_check;
+/* What OP_OPEN answered (result 0): number, level, watermark slot, last number. After a reconnection, too. */
+void walrus__known_opened(struct walrus *handle, struct known_topic *known,
+                          const struct completion *completion);
+/* Gives back (OP_CLOSE) what nobody uses any more and has nothing in flight, as far as there is credit. Not
+ * from inside walrus__pump. */
+void walrus__sweep_topics(struct walrus *handle);
 void walrus__names_release(struct walrus *handle);
+
+/* ---------------------------------------------------------------------------------- numbers.c */
+
+static inline bool walrus__numbered(const struct walrus *handle)
+{
+    return handle->welcome.producer != 0;
+}
+/* The number for a write: `wanted`, or the next one if that is 0; 0 without a producer. Nothing changes before
+ * walrus__number_sent. -EAGAIN (ORDER): numbers behind a refused one are still in flight; -EINVAL: a number
+ * without a producer. */
+int walrus__number_next(struct walrus *handle, struct known_topic *known, uint64_t wanted,
+                        uint64_t *number) must_check;
+/* The write with that number was submitted. */
+void walrus__number_sent(struct known_topic *known, uint64_t wanted, uint64_t number);
+/* requests.c, for each write with the first completion, before it is delivered (so for a lost connection,
+ * too): the number is taken, or free again; request->known is NULL then. */
+void walrus__write_answered(struct walrus *handle, struct request *request,
+                            const struct completion *completion);
+/* Uniform in [0, most]. */
+int64_t walrus__random(struct walrus *handle, int64_t most);
 
 /* ---------------------------------------------------------------------------- window.c, runs.c */
 
@@ -361,6 +524,9 @@ int walrus__window_accept(struct walrus *handle, const struct completion *comple
 void walrus__window_hold(struct walrus *handle, struct walrus_entries *entries);
 /* ... or are free at once (once everything before them is). */
 void walrus__window_drop(struct walrus *handle);
+/* The window of a connection that is gone: unmapped, once what was read is released. */
+int walrus__window_retire(struct walrus *handle) must_check;
+void walrus__windows_release(struct walrus *handle);
 
 struct walrus_entries *walrus__entries_new(struct walrus *handle);
 void walrus__entries_free(struct walrus_entries *entries);

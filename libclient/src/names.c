@@ -1,21 +1,23 @@
-/* names.c: topic numbers of this connection: asked for by name (OP_OPEN), held by topic handles and by a
- * cache for the blocking calls, given back (OP_CLOSE) when the last holder lets go.
+/* names.c: the topics that this handle has open at the broker, found by name.
  *
- * The cache holds up to MOST_NAMES names; the one used longest ago makes room. A number that was asked for
- * without DESCRIPTOR_CREATE is of a topic that exists, so any later write may use it. */
+ *              OP_OPEN              last use let go, nothing       OP_CLOSE
+ *   (nothing) ---------> in use     in flight                     ---------> (nothing)
+ *                           |  ^ \______________________________ /
+ *                           |  | found by name again            /
+ *          last use let go  v  |                               /
+ *                        lingers: writes are in flight -------'  the last of them is answered
+ *
+ * Uses are topic handles, open batches and the cache for the blocking calls, which holds up to MOST_NAMES of
+ * them: the one used longest ago makes room. There is one known_topic for each name, and it stays while writes
+ * are in flight, so that whoever opens the name again counts on in the same series of batch numbers.
+ *
+ * A topic that was asked for without DESCRIPTOR_CREATE is one that exists, so any later write may use it.
+ * Completions are met in the middle of other calls, so the last of them only notes that there may be something
+ * to give back (`unused_topics`); walrus__sweep_topics does it, at the end of a call, if there is credit. */
 #include "handle.h"
 
 #define BUCKETS    256u
 #define MOST_NAMES 1024u
-
-struct known_name {
-    struct known_name *bucket_next;
-    struct known_name *newer, *older; /* by last use */
-    uint32_t number;
-    uint32_t bucket;
-    size_t length;
-    char name[];
-};
 
 bool walrus__name_valid(const char *name, size_t length)
 {
@@ -44,84 +46,129 @@ int walrus__check_name(struct walrus *handle, const char *name)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------- numbers */
+/* --------------------------------------------------------------------------------- what is open */
 
-static struct number_use *find_number(struct walrus *handle, uint32_t number)
+static uint32_t bucket_of(const char *name, size_t length)
 {
-    for (uint32_t i = 0; i < handle->number_count; i++) {
-        if (handle->numbers[i].number == number)
-            return &handle->numbers[i];
-    }
-    return NULL;
+    uint32_t sum = 2166136261u;
+    for (size_t i = 0; i < length; i++)
+        sum = (sum ^ (uint8_t)name[i]) * 16777619u;
+    return sum % BUCKETS;
 }
 
-/* Room for one more number, before it is asked for. */
-static int reserve_number(struct walrus *handle)
+static struct known_topic *find(const struct walrus *handle, const char *name, size_t length, uint32_t bucket)
 {
-    if (handle->number_count < handle->number_capacity)
-        return 0;
-    uint32_t capacity = handle->number_capacity > 0 ? 2 * handle->number_capacity : 16;
-    struct number_use *numbers = realloc(handle->numbers, capacity * sizeof *numbers);
-    if (numbers == NULL)
-        return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for a topic number");
-    handle->numbers = numbers;
-    handle->number_capacity = capacity;
-    return 0;
+    struct known_topic *known = handle->names[bucket];
+    while (known != NULL && (known->length != length || memcmp(known->name, name, length) != 0))
+        known = known->bucket_next;
+    return known;
 }
 
-int walrus__open_number(struct walrus *handle, const char *name, size_t length, uint8_t level, bool create,
-                        uint32_t *number, uint8_t *level_out)
+static void link_known(struct walrus *handle, struct known_topic *known)
 {
-    int code = reserve_number(handle);
-    if (code < 0)
-        return code;
-    if (walrus__wait_credit(handle) < 0)
+    known->bucket_next = handle->names[known->bucket];
+    handle->names[known->bucket] = known;
+    known->next = handle->known;
+    if (known->next != NULL)
+        known->next->previous = known;
+    handle->known = known;
+}
+
+static void unlink_known(struct walrus *handle, struct known_topic *known)
+{
+    struct known_topic **link = &handle->names[known->bucket];
+    while (*link != known)
+        link = &(*link)->bucket_next;
+    *link = known->bucket_next;
+    if (known->previous != NULL)
+        known->previous->next = known->next;
+    else
+        handle->known = known->next;
+    if (known->next != NULL)
+        known->next->previous = known->previous;
+}
+
+void walrus__known_opened(struct walrus *handle, struct known_topic *known, const struct completion *c)
+{
+    known->number = c->entries;
+    known->level = c->level;
+    known->watermark = c->window_at < handle->watermark_slots ? (uint32_t)c->window_at : NO_WATERMARK;
+    if (c->number > known->last_number)
+        known->last_number = c->number;
+    if (known->next_number <= known->last_number)
+        known->next_number = known->last_number + 1;
+}
+
+/* Asks the broker for the number of a new name. */
+static int ask(struct walrus *handle, struct known_topic *known)
+{
+    if (walrus__wait_credit(handle) < 0 || walrus__wait_up(handle) < 0)
         return walrus__fail_lost(handle);
-    memcpy(handle->arena, name,
-           length); /* the first NAME_BYTES are for this; only one is asked for at a time */
+    /* The first NAME_BYTES are for this; only one is asked for at a time. */
+    memcpy(handle->arena, known->name, known->length);
     struct answer answer = {.done = false};
     struct submission submission = {
         .descriptor = {.op = OP_OPEN,
-                       .level = level,
-                       .flags = create ? DESCRIPTOR_CREATE : 0,
+                       .level = known->wanted_level,
+                       .flags = known->create ? DESCRIPTOR_CREATE : 0,
                        .arena_offset = 0,
-                       .payload_bytes = (uint32_t)length},
+                       .payload_bytes = known->length},
         .kind = REQUEST_ANSWER,
         .extent = NO_EXTENT,
         .answer = &answer,
     };
-    code = walrus__submit(handle, &submission, NULL);
+    int code = walrus__submit(handle, &submission, NULL);
     if (code < 0)
         return code;
     code = walrus__wait_answer(handle, &answer, FOR_EVER, false);
     check_bug(code == 0);
-    char words[MAX_TOPIC_NAME + 1];
-    memcpy(words, name, length);
-    words[length] = '\0';
     if (answer.completion.result < 0)
         return handle->lost != 0 ? walrus__fail_lost(handle)
                                  : walrus__fail_answer(handle, answer.completion.result,
-                                                       answer.completion.reason, "topic", words);
-    *number = answer.completion.entries;
-    if (level_out != NULL)
-        *level_out = answer.completion.level;
-    struct number_use *use = find_number(handle, *number);
-    if (use == NULL) {
-        use = &handle->numbers[handle->number_count++];
-        *use = (struct number_use){.number = *number};
-    }
-    use->count++;
+                                                       answer.completion.reason, "topic", known->name);
+    walrus__known_opened(handle, known, &answer.completion);
     return 0;
 }
 
-void walrus__close_number(struct walrus *handle, uint32_t number)
+int walrus__known_open(struct walrus *handle, const char *name, size_t length, uint8_t level, bool create,
+                       struct known_topic **known_out)
 {
-    struct number_use *use = find_number(handle, number);
-    check_bug(use != NULL && use->count > 0);
-    if (--use->count > 0)
-        return;
-    *use = handle->numbers[--handle->number_count];
-    if (handle->lost != 0 || walrus__wait_credit(handle) < 0)
+    if (handle->names == NULL) {
+        handle->names = calloc(BUCKETS, sizeof(struct known_topic *));
+        if (handle->names == NULL)
+            return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for topic names");
+    }
+    uint32_t bucket = bucket_of(name, length);
+    struct known_topic *known = find(handle, name, length, bucket);
+    if (known == NULL) {
+        known = calloc(1, sizeof *known + length + 1);
+        if (known == NULL)
+            return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for a topic name");
+        known->wanted_level = level;
+        known->create = create;
+        known->bucket = bucket;
+        known->length = (uint32_t)length;
+        memcpy(known->name, name, length);
+        int code = ask(handle, known);
+        if (code < 0) {
+            free(known);
+            return code;
+        }
+        link_known(handle, known);
+    }
+    known->create = known->create || create;
+    known->uses++;
+    *known_out = known;
+    return 0;
+}
+
+/* Nobody uses it, nothing is in flight, and there is credit or no broker. */
+static void give_back(struct walrus *handle, struct known_topic *known)
+{
+    unlink_known(handle, known);
+    uint32_t number = known->number;
+    free(known);
+    if (handle->lost != 0)
         return;
     struct submission submission = {
         .descriptor = {.op = OP_CLOSE, .topic = number},
@@ -132,17 +179,33 @@ void walrus__close_number(struct walrus *handle, uint32_t number)
         check_bug(handle->lost != 0);
 }
 
-/* --------------------------------------------------------------------------------------- cache */
-
-static uint32_t hash(const char *name, size_t length)
+void walrus__sweep_topics(struct walrus *handle)
 {
-    uint32_t sum = 2166136261u;
-    for (size_t i = 0; i < length; i++)
-        sum = (sum ^ (uint8_t)name[i]) * 16777619u;
-    return sum;
+    if (!handle->unused_topics || (handle->lost == 0 && handle->link != LINK_UP))
+        return; /* a reconnection has a list of them */
+    handle->unused_topics = false;
+    for (struct known_topic *known = handle->known, *next; known != NULL; known = next) {
+        next = known->next;
+        if (known->uses > 0 || known->in_flight > 0)
+            continue;
+        if (handle->lost == 0 && !walrus__has_credit(handle)) {
+            handle->unused_topics = true;
+            return;
+        }
+        give_back(handle, known);
+    }
 }
 
-static void unlink_use(struct walrus *handle, struct known_name *known)
+void walrus__known_release(struct walrus *handle, struct known_topic *known)
+{
+    check_bug(known->uses > 0);
+    if (--known->uses == 0)
+        handle->unused_topics = true;
+}
+
+/* --------------------------------------------------------------------------------------- cache */
+
+static void unlink_use(struct walrus *handle, struct known_topic *known)
 {
     if (known->newer != NULL)
         known->newer->older = known->older;
@@ -154,7 +217,7 @@ static void unlink_use(struct walrus *handle, struct known_name *known)
         handle->name_oldest = known->newer;
 }
 
-static void link_newest(struct walrus *handle, struct known_name *known)
+static void link_newest(struct walrus *handle, struct known_topic *known)
 {
     known->newer = NULL;
     known->older = handle->name_newest;
@@ -165,70 +228,48 @@ static void link_newest(struct walrus *handle, struct known_name *known)
     handle->name_newest = known;
 }
 
-static void forget(struct walrus *handle, struct known_name *known)
+static void forget_oldest(struct walrus *handle)
 {
-    struct known_name **link = &handle->names[known->bucket];
-    while (*link != known)
-        link = &(*link)->bucket_next;
-    *link = known->bucket_next;
-    unlink_use(handle, known);
+    struct known_topic *oldest = handle->name_oldest;
+    unlink_use(handle, oldest);
+    oldest->cached = false;
     handle->name_count--;
-    free(known);
+    walrus__known_release(handle, oldest);
+    walrus__sweep_topics(handle);
 }
 
-static int remember(struct walrus *handle, const char *name, size_t length, uint32_t bucket, uint32_t number)
-{
-    struct known_name *known = malloc(sizeof *known + length + 1);
-    if (known == NULL) {
-        walrus__close_number(handle, number);
-        return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for a topic name");
-    }
-    *known = (struct known_name){.number = number, .bucket = bucket, .length = length};
-    memcpy(known->name, name, length);
-    known->name[length] = '\0';
-    known->bucket_next = handle->names[bucket];
-    handle->names[bucket] = known;
-    link_newest(handle, known);
-    handle->name_count++;
-    return 0;
-}
-
-int walrus__number_of(struct walrus *handle, const char *name, bool create, uint32_t *number)
+int walrus__known_for_call(struct walrus *handle, const char *name, bool create,
+                           struct known_topic **known_out)
 {
     if (handle->lost != 0)
         return walrus__fail_lost(handle);
-    if (handle->names == NULL) {
-        handle->names = calloc(BUCKETS, sizeof *handle->names);
-        if (handle->names == NULL)
-            return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for topic names");
-    }
     size_t length = strlen(name);
-    uint32_t bucket = hash(name, length) % BUCKETS;
-    for (struct known_name *known = handle->names[bucket]; known != NULL; known = known->bucket_next) {
-        if (known->length == length && memcmp(known->name, name, length) == 0) {
-            unlink_use(handle, known);
-            link_newest(handle, known);
-            *number = known->number;
-            return 0;
-        }
+    struct known_topic *known =
+        handle->names != NULL ? find(handle, name, length, bucket_of(name, length)) : NULL;
+    if (known == NULL || !known->cached) {
+        if (handle->name_count == MOST_NAMES)
+            forget_oldest(handle);
+        int code = walrus__known_open(handle, name, length, LEVEL_TOPIC, create, &known);
+        if (code < 0)
+            return code;
+        known->cached = true;
+        handle->name_count++;
+    } else {
+        unlink_use(handle, known);
     }
-    if (handle->name_count == MOST_NAMES) {
-        uint32_t oldest = handle->name_oldest->number;
-        forget(handle, handle->name_oldest);
-        walrus__close_number(handle, oldest);
-    }
-    int code = walrus__open_number(handle, name, length, LEVEL_TOPIC, create, number, NULL);
-    if (code < 0)
-        return code;
-    return remember(handle, name, length, bucket, *number);
+    link_newest(handle, known);
+    *known_out = known;
+    return 0;
 }
 
 void walrus__names_release(struct walrus *handle)
 {
-    while (handle->name_newest != NULL)
-        forget(handle, handle->name_newest);
+    while (handle->known != NULL) {
+        struct known_topic *known = handle->known;
+        unlink_known(handle, known);
+        free(known);
+    }
     free(handle->names);
-    free(handle->numbers);
     handle->names = NULL;
-    handle->numbers = NULL;
+    handle->name_newest = handle->name_oldest = NULL;
 }

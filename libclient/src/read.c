@@ -18,7 +18,7 @@
 struct read_call {
     struct walrus *handle;
     const char *topic;
-    uint32_t number;
+    struct known_topic *known;
     uint64_t from;
     uint32_t max_entries, max_bytes;
     bool follow;
@@ -27,18 +27,12 @@ struct read_call {
     struct assembly assembly;
 };
 
+/* It left credit for this. */
 static void cancel(struct walrus *handle, uint32_t index)
 {
     uint64_t word = walrus__request_word(handle, index);
     walrus__abandon(handle, index);
-    if (walrus__wait_credit(handle) < 0)
-        return;
-    struct submission submission = {
-        .descriptor = {.op = OP_CANCEL, .number = word},
-        .kind = REQUEST_NOBODY,
-        .extent = NO_EXTENT,
-    };
-    if (walrus__submit(handle, &submission, NULL) < 0)
+    if (!walrus__cancel_word(handle, word))
         check_bug(handle->lost != 0);
 }
 
@@ -48,13 +42,13 @@ static int ask(struct read_call *call, struct completion *completion)
     struct walrus *handle = call->handle;
     bool goes_on = call->assembly.buffer != NULL;
     bool follow = call->follow && !goes_on;
-    if (handle->lost != 0 || walrus__wait_credit(handle) < 0)
+    if (handle->lost != 0 || walrus__wait_credits(handle, follow ? 1 + PATIENT_CALL : 1, FOR_EVER) < 0)
         return walrus__fail_lost(handle);
     struct answer answer = {.done = false};
     struct submission submission = {
         .descriptor = {.op = OP_READ,
                        .flags = follow ? DESCRIPTOR_FOLLOW : 0,
-                       .topic = call->number,
+                       .topic = call->known->number,
                        .number = call->from,
                        .max_entries = goes_on ? 1 : call->max_entries,
                        .max_bytes = goes_on ? (uint32_t)handle->window_bytes : call->max_bytes,
@@ -203,7 +197,7 @@ int walrus_batch_read_for_topic(walrus *handle, const char *topic, uint64_t from
         .follow = options.follow_ns != 0,
         .deadline = walrus__deadline(options.follow_ns),
     };
-    code = walrus__number_of(handle, topic, call.follow, &call.number);
+    code = walrus__known_for_call(handle, topic, call.follow, &call.known);
     if (code == 0) {
         call.entries = walrus__entries_new(handle);
         code = call.entries != NULL ? read_entries(&call)

@@ -8,8 +8,17 @@
  *      last marked ENTRY_CONTINUES.
  *   3. Each chunk is answered once the broker has copied it; then its extent is free. Several are under way
  *      at a time.
- *   4. walrus__stream_finish sends what is left with the LAST flag; its answer is the answer for the whole
- *      batch.
+ *   4. walrus__stream_finish sends what is left with the LAST flag, and with the batch's number if the handle
+ *      has a producer; its answer is the answer for the whole batch.
+ *
+ * Waiting for the turn (`queue`): the first chunk carries DESCRIPTOR_QUEUE, and whoever sent it waits for its
+ * answer before anything else is done, unless it is the last one, too. So nothing of this handle ever waits
+ * behind a chunk that waits for others. While another stream of this handle has the same topic the first chunk
+ * does not queue (-EBUSY if another handle waits there): the wait would be for oneself.
+ *
+ * An entry in parts: its piece in the current chunk is the last record there and grows (`part_here`). When the
+ * chunk is full, or must go, the piece is cut at a page; what is behind is kept in `tail` and begins the next
+ * chunk.
  *
  * Failure modes
  *   - a chunk is answered with an error: the stream has failed; that is what put and finish say from then on.
@@ -17,6 +26,7 @@
  *   - aborted: OP_ABORT rolls back what was sent; the object lives on until its chunks are answered.
  *   - no arena space: wait for chunks in flight; if open batches hold everything, there is the stream extent;
  *     if another stream's unsent chunk sits in that one, it is sent.
+ *   - the deadline of a blocking call passes before all is sent: -ETIMEDOUT, and it rolls back.
  *
  * Invariants: chunk numbers rise by one in the order of the submission ring; the current chunk of an open
  * stream is unsent, so its last record may still get a type. */
@@ -37,15 +47,18 @@ static struct submission chunk_submission(struct walrus_batch *batch, uint16_t f
         .descriptor = {.op = OP_CHUNK,
                        .level = batch->level,
                        .flags = flags,
-                       .topic = batch->topic_number,
+                       .topic = batch->known->number,
                        .chunk = batch->chunk,
                        .stream = batch->stream},
         .kind = REQUEST_CHUNK,
         .batch = batch,
         .extent = NO_EXTENT,
+        .known = batch->known,
     };
     if (batch->chunk == 0)
         submission.descriptor.flags |= DESCRIPTOR_FIRST;
+    if (batch->chunk == 0 && batch->deadline != FOR_EVER)
+        submission.descriptor.deadline_ns = batch->deadline;
     if (batch->extent != NO_EXTENT) {
         walrus__batch_seal(batch, &submission.descriptor);
         submission.extent = batch->extent;
@@ -62,21 +75,77 @@ static void chunk_sent(struct walrus_batch *batch)
     batch->chunk++;
 }
 
-/* Sends the current chunk, waiting for credit. */
+static bool chunks_answered(const struct walrus *handle, const void *context)
+{
+    (void)handle;
+    return ((const struct walrus_batch *)context)->chunks_in_flight == 0;
+}
+
+static bool topic_is_ours(const struct walrus_batch *batch)
+{
+    for (const struct walrus_batch *b = batch->handle->open; b != NULL; b = b->next) {
+        if (b != batch && b->known == batch->known && b->chunk > 0)
+            return true;
+    }
+    return false;
+}
+
+/* Sends the current chunk, waiting for credit, and for its turn. */
 static int send_chunk(struct walrus_batch *batch)
 {
     struct walrus *handle = batch->handle;
-    int code = walrus__wait_credit(handle);
+    int code = walrus__wait_credits(handle, 2, batch->deadline);
     if (code < 0)
-        return walrus__fail_lost(handle);
+        return code == -ETIME ? walrus__too_late(handle) : walrus__fail_lost(handle);
     if (batch->failed < 0)
         return stream_failed(batch);
-    struct submission submission = chunk_submission(batch, 0);
+    bool waits = batch->queue && batch->chunk == 0 && !topic_is_ours(batch);
+    struct submission submission = chunk_submission(batch, waits ? DESCRIPTOR_QUEUE : 0);
     code = walrus__submit(handle, &submission, NULL);
     if (code < 0)
         return code;
     batch->chunks_in_flight++;
     chunk_sent(batch);
+    if (!waits)
+        return 0;
+    code = walrus__wait_until(handle, chunks_answered, batch, 1, batch->deadline, false);
+    if (code == -ETIME)
+        return walrus__too_late(handle);
+    return batch->failed < 0 || handle->lost != 0 ? stream_failed(batch) : 0;
+}
+
+/* The current chunk has nothing that could be sent: its extent goes. */
+static void drop_chunk(struct walrus_batch *batch)
+{
+    walrus__room_give_back(batch->handle, batch->extent);
+    chunk_sent(batch);
+    batch->chunk--;
+}
+
+/* The piece of an open entry that is the last record of the current chunk is cut at a page. */
+static void cut_part(struct walrus_batch *batch)
+{
+    struct entry_record *last = &batch->records[batch->record_count - 1];
+    uint32_t begin = batch->used - walrus__padded(last->length);
+    uint32_t keep = last->length & ~(LAYOUT_PAGE - 1);
+    batch->tail_bytes = last->length - keep;
+    memcpy(batch->tail, batch->base + begin + keep, batch->tail_bytes);
+    batch->used = begin + keep;
+    last->length = keep;
+    last->flags = ENTRY_CONTINUES;
+    if (keep == 0)
+        batch->record_count--;
+    batch->part_here = false;
+}
+
+/* The current chunk goes as it is, or is dropped if it holds nothing. */
+static int push_chunk(struct walrus_batch *batch)
+{
+    if (batch->part_open && batch->part_here)
+        cut_part(batch);
+    if (batch->record_count > 0)
+        return send_chunk(batch);
+    drop_chunk(batch);
     return 0;
 }
 
@@ -86,11 +155,9 @@ static int send_idle_chunk(struct walrus *handle)
     for (struct walrus_batch *b = handle->open; b != NULL; b = b->next) {
         if (b->extent != STREAM_EXTENT)
             continue;
-        if (b->record_count > 0 && b->failed == 0)
-            return send_chunk(b);
-        walrus__room_give_back(handle, b->extent);
-        chunk_sent(b);
-        b->chunk--;
+        if (b->failed == 0)
+            return push_chunk(b);
+        drop_chunk(b);
         return 0;
     }
     check_bug(handle->lost != 0); /* somebody holds it: a request, or an open stream */
@@ -109,11 +176,13 @@ static int open_chunk(struct walrus_batch *batch)
         if (code != -EAGAIN)
             return code;
         if (walrus__room_in_flight(handle))
-            code = walrus__wait_any(handle, FOR_EVER, false);
+            code = walrus__wait_any(handle, batch->deadline, false);
         else
             code = send_idle_chunk(handle);
-        if (code < 0)
-            return handle->lost != 0 ? walrus__fail_lost(handle) : code;
+        if (code < 0 && handle->lost != 0)
+            return walrus__fail_lost(handle);
+        if (code == -ETIME)
+            return walrus__too_late(handle);
     }
 }
 
@@ -168,6 +237,59 @@ int walrus__stream_put(struct walrus_batch *batch, const void *data, uint64_t le
     }
 }
 
+/* How far the last record, which is the piece of an open entry, can grow. */
+static uint32_t part_room(const struct walrus_batch *batch)
+{
+    uint32_t length = batch->records[batch->record_count - 1].length;
+    uint32_t before = batch->used - walrus__padded(length);
+    uint64_t taken = before + (uint64_t)batch->record_count * sizeof(struct entry_record);
+    uint64_t room = min_u64(batch->limit - taken, MAX_CHUNK_PAYLOAD - before);
+    return ((uint32_t)room & ~(PAYLOAD_ALIGN - 1)) - length;
+}
+
+/* The open entry has a record at the end of the current chunk. */
+static int begin_piece(struct walrus_batch *batch)
+{
+    while (!batch->part_here) {
+        int code;
+        if (batch->failed < 0)
+            return stream_failed(batch);
+        if (batch->extent == NO_EXTENT && (code = open_chunk(batch)) < 0)
+            return code;
+        if (record_fits(batch) && chunk_room(batch) >= walrus__padded(batch->tail_bytes)) {
+            walrus__put_record(batch, batch->tail, batch->tail_bytes, 0, 0);
+            batch->tail_bytes = 0;
+            batch->part_here = true;
+        } else if ((code = push_chunk(batch)) < 0) {
+            return code;
+        }
+    }
+    return batch->failed < 0 ? stream_failed(batch) : 0;
+}
+
+int walrus__stream_put_part(struct walrus_batch *batch, const void *data, uint64_t length, bool begins)
+{
+    const uint8_t *from = data;
+    uint64_t left = length;
+    bool was_open = batch->part_open;
+    batch->part_open = true; /* push_chunk must know */
+    if (begins)
+        batch->part_here = false;
+    int code;
+    while ((code = begin_piece(batch)) == 0) {
+        uint32_t now = (uint32_t)min_u64(left, part_room(batch));
+        walrus__extend_record(batch, from, now);
+        left -= now;
+        if (left == 0)
+            break;
+        from += now;
+        if ((code = push_chunk(batch)) < 0)
+            break;
+    }
+    batch->part_open = was_open;
+    return code;
+}
+
 int walrus__stream_start(struct walrus_batch *batch)
 {
     struct walrus *handle = batch->handle;
@@ -188,7 +310,10 @@ int walrus__stream_start(struct walrus_batch *batch)
     int code = 0;
     for (uint32_t i = 0; i < count && code == 0; i++) {
         struct entry_record record = batch->records[i];
-        code = walrus__stream_put(batch, from, record.length, record.type);
+        if (batch->part_open && i + 1 == count)
+            code = walrus__stream_put_part(batch, from, record.length, true);
+        else
+            code = walrus__stream_put(batch, from, record.length, record.type);
         from += walrus__padded(record.length);
     }
     walrus__room_give_back(handle, old);
@@ -203,7 +328,7 @@ int walrus__stream_start(struct walrus_batch *batch)
 static void send_abort(struct walrus_batch *batch)
 {
     struct submission submission = {
-        .descriptor = {.op = OP_ABORT, .topic = batch->topic_number, .stream = batch->stream},
+        .descriptor = {.op = OP_ABORT, .topic = batch->known->number, .stream = batch->stream},
         .kind = REQUEST_NOBODY,
         .extent = NO_EXTENT,
     };
@@ -226,28 +351,69 @@ static void finish(struct walrus_batch *batch)
     walrus__batch_recycle(batch);
 }
 
-int walrus__stream_finish(struct walrus_batch *batch, struct answer *answer, uint64_t user_data)
+/* What waits for its turn must not sit on the extent that is kept for chunks. */
+static int leave_stream_extent(struct walrus_batch *batch)
 {
     struct walrus *handle = batch->handle;
-    if (batch->failed < 0) { /* rolled back already; the outcome is known */
-        check_bug(answer == NULL);
-        batch->outcome.user_data = user_data;
-        if (handle->lost == 0)
-            send_abort(batch); /* the caller has seen that there is credit */
-        walrus__batch_close(batch);
-        batch->completed = true;
-        if (batch->chunks_in_flight == 0)
-            finish(batch);
+    if (batch->extent != STREAM_EXTENT)
         return 0;
+    const uint8_t *old = batch->base;
+    uint32_t limit = batch->limit;
+    batch->extent = NO_EXTENT;
+    int code = walrus__room_for_chunk(handle, batch, false);
+    if (code < 0) {
+        batch->extent = STREAM_EXTENT;
+        batch->base = handle->arena + handle->stream_at;
+        batch->limit = limit;
+        return code;
     }
-    struct submission submission = chunk_submission(batch, DESCRIPTOR_LAST);
-    submission.kind = answer != NULL ? REQUEST_ANSWER : REQUEST_BATCH;
-    submission.batch = answer != NULL ? NULL : batch;
-    submission.answer = answer;
-    submission.user_data = user_data;
-    int code = walrus__submit(handle, &submission, NULL);
+    memcpy(batch->base, old, batch->used);
+    walrus__room_give_back(handle, STREAM_EXTENT);
+    return 0;
+}
+
+/* Rolled back already; the outcome is known. */
+static int finish_failed(struct walrus_batch *batch, const struct sending *sending)
+{
+    check_bug(sending->answer == NULL);
+    batch->outcome.user_data = sending->user_data;
+    if (batch->handle->lost == 0)
+        send_abort(batch); /* the caller has seen that there is credit */
+    walrus__batch_close(batch);
+    batch->completed = true;
+    if (batch->chunks_in_flight == 0)
+        finish(batch);
+    return 0;
+}
+
+int walrus__stream_finish(struct walrus_batch *batch, const struct sending *sending)
+{
+    struct walrus *handle = batch->handle;
+    if (batch->failed < 0)
+        return finish_failed(batch, sending);
+    bool first = batch->chunk == 0, patient = sending->answer == NULL;
+    bool waits = first && (batch->queue || (sending->flags & DESCRIPTOR_QUEUE) != 0) &&
+                 (patient || !topic_is_ours(batch));
+    int code = waits && patient ? leave_stream_extent(batch) : 0;
+    uint64_t number = 0;
+    if (code == 0)
+        code = walrus__number_next(handle, batch->known, sending->number, &number);
     if (code < 0)
         return code;
+    batch->level = sending->level;
+    struct submission submission =
+        chunk_submission(batch, DESCRIPTOR_LAST | (waits ? (uint16_t)DESCRIPTOR_QUEUE : 0));
+    submission.descriptor.number = number;
+    if (first && sending->deadline != FOR_EVER)
+        submission.descriptor.deadline_ns = sending->deadline;
+    submission.kind = sending->answer != NULL ? REQUEST_ANSWER : REQUEST_BATCH;
+    submission.batch = sending->answer != NULL ? NULL : batch;
+    submission.answer = sending->answer;
+    submission.user_data = sending->user_data;
+    code = walrus__submit(handle, &submission, NULL);
+    if (code < 0)
+        return code;
+    walrus__number_sent(batch->known, sending->number, number);
     chunk_sent(batch);
     walrus__batch_close(batch);
     return 0;

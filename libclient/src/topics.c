@@ -1,4 +1,4 @@
-/* topics.c: topic handles, and the catalogue one topic at a time.
+/* topics.c: topic handles, batch numbers asked for, watermarks, and the catalogue one topic at a time.
  *
  * walrus_next_topic asks for records from an id on and keeps what came beyond the first, so that going
  * through N topics takes about N records' worth of windows, not N windows. The window itself is free again
@@ -16,9 +16,9 @@ void walrus__topic_unused(struct walrus_topic *topic)
         handle->topics = topic->next;
     if (topic->next != NULL)
         topic->next->previous = topic->previous;
-    uint32_t number = topic->number;
+    struct known_topic *known = topic->known;
     free(topic);
-    walrus__close_number(handle, number);
+    walrus__known_release(handle, known);
 }
 
 int walrus_topic_open(walrus *handle, const char *name, size_t length,
@@ -43,7 +43,7 @@ int walrus_topic_open(walrus *handle, const char *name, size_t length,
     struct walrus_topic *topic = calloc(1, sizeof *topic);
     if (topic == NULL)
         return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for a topic handle");
-    code = walrus__open_number(handle, name, length, options.level, true, &topic->number, &topic->level);
+    code = walrus__known_open(handle, name, length, options.level, true, &topic->known);
     walrus__leave(handle);
     if (code < 0) {
         free(topic);
@@ -65,7 +65,111 @@ void walrus_topic_close(walrus_topic *topic)
     struct walrus *handle = topic->handle;
     topic->closed = true;
     walrus__topic_unused(topic);
+    walrus__sweep_topics(handle);
     walrus__leave(handle);
+}
+
+/* ------------------------------------------------------------------------ numbers and watermarks */
+
+uint64_t walrus_topic_last_number(const walrus_topic *topic)
+{
+    if (topic == NULL || walrus__enter(topic->handle) < 0)
+        return 0;
+    walrus__pump(topic->handle->self);
+    walrus__leave(topic->handle->self);
+    return topic->known->last_number;
+}
+
+static int check_query(const walrus_topic *topic, uint64_t number)
+{
+    if (topic == NULL)
+        return -EINVAL;
+    struct walrus *handle = topic->handle;
+    int code = walrus__enter(handle);
+    if (code < 0)
+        return code;
+    if (topic->closed)
+        return walrus__fail(handle, -EINVAL, REASON_NONE, "the topic handle is closed: open the topic again");
+    if (!walrus__numbered(handle))
+        return walrus__fail(handle, -EINVAL, REASON_NONE,
+                            "query: this handle has no producer: connect with a producer's name, or with "
+                            "WALRUS_RECONNECT");
+    if (number == 0)
+        return walrus__fail(handle, -EINVAL, REASON_NONE, "query: numbers begin at 1");
+    return handle->lost != 0 ? walrus__fail_lost(handle) : 0;
+}
+
+static int ask_number(struct walrus *handle, struct known_topic *known, uint64_t number,
+                      struct completion *completion)
+{
+    if (walrus__wait_credit(handle) < 0)
+        return walrus__fail_lost(handle);
+    struct answer answer = {.done = false};
+    struct submission submission = {
+        .descriptor = {.op = OP_QUERY, .topic = known->number, .number = number},
+        .kind = REQUEST_ANSWER,
+        .extent = NO_EXTENT,
+        .answer = &answer,
+    };
+    int code = walrus__submit(handle, &submission, NULL);
+    if (code < 0)
+        return code;
+    code = walrus__wait_answer(handle, &answer, FOR_EVER, false);
+    check_bug(code == 0);
+    *completion = answer.completion;
+    if (completion->result < 0)
+        return handle->lost != 0 ? walrus__fail_lost(handle)
+                                 : walrus__fail_answer(handle, completion->result, completion->reason,
+                                                       "query of topic", known->name);
+    if (completion->result > 1) {
+        walrus__lose(handle, -EPROTO, "the broker answered a query with %d; the connection has been ended",
+                     completion->result);
+        return walrus__fail_lost(handle);
+    }
+    return completion->result;
+}
+
+int walrus_query(walrus_topic *topic, uint64_t number, struct walrus_receipt *receipt)
+{
+    int code = check_query(topic, number);
+    if (receipt != NULL)
+        memset(receipt, 0, sizeof *receipt);
+    if (code < 0)
+        return code;
+    struct walrus *handle = topic->handle;
+    struct completion completion = {.result = 0};
+    code = ask_number(handle, topic->known, number, &completion);
+    if (code == 1 && number > topic->known->last_number)
+        topic->known->last_number = number;
+    if (code == 1 && receipt != NULL)
+        *receipt = (struct walrus_receipt){
+            .first_sequence = completion.first_sequence, .count = completion.entries, .number = number};
+    walrus__leave(handle);
+    return code;
+}
+
+/* The broker writes the words while we read them: each is one load, with acquire, so that whoever has seen a
+ * sequence below the mark also reads what the broker wrote before. */
+static uint64_t watermark(const walrus_topic *topic, bool durable)
+{
+    if (topic == NULL || walrus__enter(topic->handle) < 0)
+        return 0;
+    const struct walrus *handle = topic->handle;
+    uint32_t slot = topic->known->watermark;
+    if (handle->watermarks == NULL || slot >= handle->watermark_slots)
+        return 0;
+    const struct watermark *mark = &handle->watermarks[slot];
+    return __atomic_load_n(durable ? &mark->durable_next : &mark->written_next, __ATOMIC_ACQUIRE);
+}
+
+uint64_t walrus_topic_durable_next(const walrus_topic *topic)
+{
+    return watermark(topic, true);
+}
+
+uint64_t walrus_topic_written_next(const walrus_topic *topic)
+{
+    return watermark(topic, false);
 }
 
 /* ----------------------------------------------------------------------------------- catalogue */

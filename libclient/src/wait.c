@@ -18,6 +18,8 @@
  *      or ours), or the socket has hung up: the fd is readable;
  *   F2 nothing is unreaped => the ring was seen empty after wake_at = cq_head was stored and fenced: the next
  *      completion makes the broker signal.
+ *   F3 the connection is being made anew and nothing is unreaped => readable only when a step can be taken: by
+ *      the timer, or by what came on the socket.
  * The eventfd is drained only when nothing is unreaped. A signal that comes late, for a completion that was
  * reaped already, wakes once for nothing; the walrus_reap that finds nothing then drains it.
  *
@@ -66,9 +68,12 @@ void walrus__waiting_init(struct walrus *handle, int64_t spin_ns)
     };
 }
 
+/* Nothing is taken out of the ring of a connection that is gone, or of one whose topics are not open yet: there
+ * reconnect.c does it. */
 static bool ring_has_more(const struct walrus *handle)
 {
-    return word_load_acquire(handle->completion.peer_word) != handle->completion.mirror.c_head;
+    return (handle->link == LINK_UP || handle->link == LINK_REOPENING) &&
+           word_load_acquire(handle->completion.peer_word) != handle->completion.mirror.c_head;
 }
 
 static uint32_t cq_head(const struct walrus *handle)
@@ -143,17 +148,20 @@ static void hung_up(struct walrus *handle)
             handle->welcome.broker_pid);
 }
 
-/* Looks at eventfd and socket. > 0: something is there; -EINTR. */
+/* Looks at eventfd, socket and timer. > 0: something is there; -EINTR. */
 static int look(struct walrus *handle, const struct timespec *limit)
 {
-    struct pollfd fds[2] = {{.fd = handle->signal, .events = POLLIN},
-                            {.fd = handle->socket, .events = POLLIN | POLLRDHUP}};
-    int ready = ppoll(fds, 2, limit, NULL);
+    struct pollfd fds[3] = {{.fd = handle->signal, .events = POLLIN},
+                            {.fd = handle->socket, .events = POLLIN | POLLRDHUP},
+                            {.fd = -1, .events = POLLIN}};
+    if (handle->link != LINK_UP)
+        walrus__reconnect_fds(handle, &fds[1].fd, &fds[2].fd);
+    int ready = ppoll(fds, 3, limit, NULL);
     if (ready < 0)
         return errno == EINTR ? -EINTR : 0;
     if (fds[0].revents != 0)
         handle->waiting.signalled = true;
-    if (fds[1].revents != 0)
+    if (fds[1].revents != 0 && handle->link != LINK_HELLO) /* then it is the welcome */
         hung_up(handle);
     return ready;
 }
@@ -180,6 +188,11 @@ void walrus__settle(struct walrus *handle)
             if (handle->lost != 0)
                 return;
             continue;
+        }
+        if (handle->link == LINK_DOWN || handle->link == LINK_HELLO) {
+            if (handle->waiting.signalled)
+                drain(handle);
+            return; /* F3 */
         }
         if (handle->waiting.armed_at == cq_head(handle) && !handle->waiting.signalled)
             return; /* F2: still armed from before */
@@ -276,9 +289,13 @@ static int sleep_armed(struct walrus *handle, uint32_t need, int64_t deadline)
 {
     if (handle->waiting.signalled || armed_and_passed(handle))
         drain(handle);
-    arm(handle, cq_head(handle) + need - 1);
-    if (ring_has_more(handle))
-        return 0;
+    if (handle->link == LINK_REOPENING)
+        need = 1;
+    if (handle->link == LINK_UP || handle->link == LINK_REOPENING) {
+        arm(handle, cq_head(handle) + need - 1);
+        if (ring_has_more(handle))
+            return 0;
+    }
     struct timespec limit, *until = NULL;
     if (deadline != FOR_EVER) {
         int64_t left = deadline - walrus__now();
@@ -308,7 +325,7 @@ int walrus__wait_until(struct walrus *handle, walrus__condition condition, const
             return handle->lost;
         if (slept == -ETIME || (slept == -EINTR && interruptible))
             return slept;
-        if (!spinning.over) {
+        if (!spinning.over && handle->link == LINK_UP) {
             spin(handle, &spinning, deadline);
         } else {
             uint64_t met = handle->dispatched - met_before;
@@ -349,6 +366,20 @@ static bool has_credit(const struct walrus *handle, const void *context)
 {
     (void)context;
     return walrus__has_credit(handle);
+}
+
+static bool is_up(const struct walrus *handle, const void *context)
+{
+    (void)context;
+    return handle->link == LINK_UP;
+}
+
+int walrus__wait_up(struct walrus *handle)
+{
+    if (handle->link == LINK_UP)
+        return handle->lost;
+    int code = walrus__wait_until(handle, is_up, NULL, 1, FOR_EVER, false);
+    return code < 0 ? code : handle->lost;
 }
 
 int walrus__wait_credit(struct walrus *handle)

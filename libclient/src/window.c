@@ -5,9 +5,22 @@
  * waits in the list until all before it are. Bytes nobody keeps (pieces that were copied, topic records,
  * answers that came too late) are charged to the object before them.
  *
+ * When the connection is made anew there is a new window, which begins empty. What the user still holds lies in
+ * the old one, which is *retired*: kept mapped until the last of it is released.
+ *
  * The broker's indices are checked by subtraction: bytes begin at or behind where the last ones ended, the
  * whole lies within one window from what is released, and never wraps round the window's end. */
 #include "handle.h"
+
+#include <sys/mman.h>
+
+/* The broker file of a connection that is gone, while entries that were read from it are held. */
+struct retired_window {
+    struct retired_window *previous, *next;
+    void *map;
+    size_t bytes;
+    uint32_t held;
+};
 
 int walrus__window_accept(struct walrus *handle, const struct completion *completion, const uint8_t **bytes)
 {
@@ -54,6 +67,63 @@ void walrus__window_drop(struct walrus *handle)
         handle->reads_newest->window_end = handle->window_next;
     else
         publish_head(handle, handle->window_next);
+}
+
+/* ------------------------------------------------------------------------------- retired windows */
+
+static void retired_free(struct walrus *handle, struct retired_window *retired)
+{
+    if (retired->previous != NULL)
+        retired->previous->next = retired->next;
+    else
+        handle->retired = retired->next;
+    if (retired->next != NULL)
+        retired->next->previous = retired->previous;
+    munmap(retired->map, retired->bytes);
+    free(retired);
+}
+
+int walrus__window_retire(struct walrus *handle)
+{
+    uint32_t held = 0;
+    struct walrus_entries *entries, *later;
+    struct retired_window *retired = NULL;
+    if (handle->broker_map == NULL)
+        return 0; /* done already, when an attempt came so far */
+    if (handle->reads_oldest != NULL && (retired = calloc(1, sizeof *retired)) == NULL)
+        return -ENOMEM;
+    for (entries = handle->reads_oldest; entries != NULL; entries = later) {
+        later = entries->later;
+        entries->later = NULL;
+        if (entries->released) {
+            walrus__entries_free(entries); /* it waited for those before it only */
+            continue;
+        }
+        entries->retired = retired;
+        held++;
+    }
+    handle->reads_oldest = handle->reads_newest = NULL;
+    handle->window_head = handle->window_next = 0;
+    if (retired == NULL) {
+        munmap(handle->broker_map, handle->broker_map_bytes);
+    } else {
+        check_bug(held > 0); /* the oldest is never released */
+        *retired = (struct retired_window){.next = handle->retired,
+                                           .map = handle->broker_map,
+                                           .bytes = handle->broker_map_bytes,
+                                           .held = held};
+        if (retired->next != NULL)
+            retired->next->previous = retired;
+        handle->retired = retired;
+    }
+    handle->broker_map = NULL;
+    return 0;
+}
+
+void walrus__windows_release(struct walrus *handle)
+{
+    while (handle->retired != NULL)
+        retired_free(handle, handle->retired);
 }
 
 /* ------------------------------------------------------------------------------------- entries */
@@ -106,6 +176,13 @@ void walrus_entries_release(walrus_entries *entries)
         return;
     }
     free_content(entries);
+    if (entries->retired != NULL) {
+        struct retired_window *retired = entries->retired;
+        walrus__entries_free(entries);
+        if (--retired->held == 0)
+            retired_free(handle, retired);
+        return;
+    }
     while (handle->reads_oldest != NULL && handle->reads_oldest->released) {
         struct walrus_entries *oldest = handle->reads_oldest;
         handle->reads_oldest = oldest->later;

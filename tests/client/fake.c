@@ -26,7 +26,9 @@ void fake_mistake(struct fake *fake, const char *what, uint64_t number)
 void fake_post(struct fake *fake, const struct completion *completion)
 {
     struct completion c = *completion;
-    c.epoch = 7;
+    if (fake->mute)
+        return;
+    c.epoch = 6 + fake->lives;
     c.signalled_ns = now_ns();
     uint32_t old = fake->cq.mirror.p_tail;
     if (ring_push_completion(&fake->cq, &c) != 1) {
@@ -119,8 +121,10 @@ static void open_name(struct fake *fake, const struct descriptor *d)
     }
     fake_post(fake, &(struct completion){.user_data = d->user_data,
                                          .flags = topic->id != 0 ? COMPLETION_CREATED : 0,
-                                         .entries = number + 1,
-                                         .level = LEVEL_DURABLE});
+                                         .entries = number + 1 + fake->number_shift,
+                                         .level = LEVEL_DURABLE,
+                                         .window_at = number + 2,
+                                         .number = fake->producer != 0 ? topic->last_number : 0});
 }
 
 static struct fake_entry *add_entry(struct fake_entry **entries, uint64_t *count, uint64_t *capacity)
@@ -216,7 +220,38 @@ static void answer_write(struct fake *fake, const struct descriptor *d, uint64_t
                                          .published_ns = d->published_ns,
                                          .drained_ns = d->published_ns + 1,
                                          .submitted_ns = d->published_ns + 2,
-                                         .durable_ns = d->published_ns + 3});
+                                         .durable_ns = d->published_ns + 3,
+                                         .number = d->number});
+}
+
+static void free_entries(struct fake_entry *entries, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        free(entries[i].data);
+    free(entries);
+}
+
+/* As the broker: n only after n - 1, and once. True: it was answered. */
+static bool number_refused(struct fake *fake, const struct descriptor *d)
+{
+    const struct fake_topic *topic = fake->topics[d->topic - 1];
+    if (fake->producer == 0) {
+        if (d->number != 0)
+            fake_mistake(fake, "a number without a producer", d->number);
+        return false;
+    }
+    if (d->number == 0)
+        fake_mistake(fake, "a producer's write without a number", d->topic);
+    if (d->number <= topic->last_number)
+        fake_post(fake, &(struct completion){.user_data = d->user_data,
+                                             .flags = COMPLETION_DUPLICATE,
+                                             .level = LEVEL_DURABLE,
+                                             .number = d->number});
+    else if (d->number > topic->last_number + 1)
+        answer(fake, d, -EAGAIN, REASON_ORDER, 0);
+    else
+        return false;
+    return true;
 }
 
 static void whole(struct fake *fake, const struct descriptor *d)
@@ -231,9 +266,15 @@ static void whole(struct fake *fake, const struct descriptor *d)
     }
     if (fake->topics[d->topic - 1]->busy) {
         answer(fake, d, -EBUSY, REASON_TOPIC, 0);
+        free_entries(entries, count);
+        return;
+    }
+    if (number_refused(fake, d)) {
+        free_entries(entries, count);
         return;
     }
     commit(fake, d->topic - 1, entries, count, &first);
+    fake->topics[d->topic - 1]->last_number = d->number;
     free(entries);
     answer_write(fake, d, first, count);
 }
@@ -294,7 +335,12 @@ static void chunk(struct fake *fake, const struct descriptor *d, int forced, uin
         answer(fake, d, 0, 0, COMPLETION_COPIED);
         return;
     }
+    if (number_refused(fake, d)) {
+        fake_end_stream(fake, stream, false);
+        return;
+    }
     uint64_t first_sequence, count = stream->count;
+    fake->topics[d->topic - 1]->last_number = d->number;
     commit(fake, d->topic - 1, stream->entries, count, &first_sequence);
     fake_end_stream(fake, stream, true);
     answer_write(fake, d, first_sequence, count);
@@ -471,6 +517,12 @@ static void misbehave(struct fake *fake, const struct descriptor *d, int how)
     case FAKE_DIE:
         fake_die(fake);
         break;
+    case FAKE_DIE_MUTE:
+        fake->mute = true;
+        serve(fake, d);
+        fake->mute = false;
+        fake_die(fake);
+        break;
     case FAKE_DIE_AFTER:
         serve(fake, d);
         fake_die(fake);
@@ -529,6 +581,9 @@ static void serve(struct fake *fake, const struct descriptor *d)
     case OP_CANCEL:
         cancel(fake, d);
         break;
+    case OP_QUERY:
+        answer(fake, d, d->number <= fake->topics[d->topic - 1]->last_number, 0, 0);
+        break;
     default:
         fake_mistake(fake, "unknown op", d->op);
         break;
@@ -553,6 +608,9 @@ uint32_t fake_turn(struct fake *fake)
     struct descriptor d;
     while (fake->socket >= 0 && ring_pop_descriptor(&fake->sq, &d) == 1) {
         count++;
+        if (d.topic > 0 && d.topic <= fake->number_shift)
+            fake_mistake(fake, "a topic number of an earlier life", d.topic);
+        d.topic -= d.topic > 0 ? fake->number_shift : 0;
         fake->taken++;
         uint64_t unreaped = fake->cq.mirror.p_tail - word_load_acquire(&fake->client->cq_head);
         if (fake->taken - fake->answered + unreaped > ring_capacity(&fake->cq))

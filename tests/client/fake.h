@@ -20,6 +20,7 @@
 #define FAKE_WILD_TAIL 3 /* cq_tail goes far ahead */
 #define FAKE_NOT_ASKED 4 /* answers something nobody asked */
 #define FAKE_TWICE     5 /* answers as usual, twice */
+#define FAKE_DIE_MUTE  6 /* does it, and hangs up instead of answering */
 
 enum fake_handshake {
     HANDSHAKE_GOOD,
@@ -51,7 +52,8 @@ struct fake_topic {
     uint64_t id; /* 0: not written yet */
     struct fake_entry *entries;
     uint64_t count, capacity;
-    bool busy; /* a stream is in progress */
+    bool busy;            /* a stream is in progress */
+    uint64_t last_number; /* of the one producer there is; checked if it is numbered */
 };
 
 /* What the next requests of an op are answered instead. */
@@ -84,9 +86,17 @@ struct fake {
     /* Loops of doing nothing, from 0 up to these, in turn: move the two sides against each other. */
     uint64_t pause_before_answer, pause_before_park;
     uint32_t queue_entries; /* 0: as asked for */
+    uint32_t refuse_times;  /* HANDSHAKE_REFUSE ends after so many; 0: never */
+    bool forgets;           /* the next anonymous producer that comes again gets a new id */
+    uint64_t max_batch_bytes;
+    uint32_t watermark_slots;
 
     char folder[64], path[96];
     int listener, control, socket;
+    uint32_t lives;        /* connections welcomed */
+    uint32_t number_shift; /* topic numbers of this life are larger by so much */
+    uint64_t producer;     /* id given last */
+    bool mute;
     int doorbell, signal;
     pthread_t thread;
     pthread_mutex_t mutex;
@@ -99,6 +109,7 @@ struct fake {
     struct client_words *client;
     struct broker_words *words;
     uint8_t *arena, *window;
+    struct watermark *watermarks; /* of this life; NULL without slots. The slot of a topic is its index + 2 */
     uint64_t window_tail;
     struct ring sq, cq;
 
@@ -137,8 +148,11 @@ void fake_answer_held(struct fake *fake, uint32_t count);
 void fake_rule(struct fake *fake, struct fake_rule rule);
 /* Posts a completion and signals as layout.h says. */
 void fake_post(struct fake *fake, const struct completion *completion);
-/* The socket hangs up; nothing is answered any more. */
+/* The socket hangs up; nothing is answered any more. Who calls again is welcomed. */
 void fake_die(struct fake *fake);
+/* As the end of the process, and a new one: between the two there is no socket. Not while it is paused. */
+void fake_down(struct fake *fake);
+void fake_up(struct fake *fake);
 struct fake_topic *fake_topic(struct fake *fake, const char *name);
 
 /* A handle on the fake with the given options (socket_path is filled in); fails the test if there is none. */

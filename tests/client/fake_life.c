@@ -51,7 +51,7 @@ static void make_session(struct fake *fake, int fds[5])
                                              .arena_bytes = s->arena_bytes,
                                              .window_at = s->window_at,
                                              .window_bytes = s->window_bytes,
-                                             .epoch = 7};
+                                             .epoch = 7 + fake->lives};
     if (fake->handshake == HANDSHAKE_WORDS_DIFFER)
         fake->words->window_bytes *= 2;
     ring_init(&fake->sq, s->queue_entries, &fake->words->sq_head, &fake->client->sq_tail,
@@ -60,13 +60,15 @@ static void make_session(struct fake *fake, int fds[5])
               fake->broker_file + LAYOUT_PAGE);
     fake->doorbell = fds[FD_DOORBELL] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     fake->signal = fds[FD_SIGNAL] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    fds[FD_WATERMARKS] = memfd_create("watermarks", MFD_CLOEXEC);
-    cr_assert_eq(ftruncate(fds[FD_WATERMARKS], LAYOUT_PAGE), 0);
+    uint64_t watermark_bytes = align_up(fake->watermark_slots * sizeof(struct watermark) + 1, LAYOUT_PAGE);
+    fake->watermarks =
+        (void *)make_file(fake, watermark_bytes, sealed | F_SEAL_FUTURE_WRITE, &fds[FD_WATERMARKS]);
     fds[FD_COUNT] = -1;
     free(fake->held);
     fake->held = calloc(s->queue_entries, sizeof *fake->held);
     fake->held_count = fake->follow_count = 0;
     fake->taken = fake->answered = 0;
+    fake->number_shift = 3 * fake->lives++;
 }
 
 static void send_welcome(struct fake *fake, const struct welcome *welcome, size_t length, const int *fds,
@@ -96,6 +98,26 @@ static void close_socket(struct fake *fake)
     fake->socket = -1;
 }
 
+/* There is one producer for all: what counts is the last number of each topic. */
+static void choose_producer(struct fake *fake, struct welcome *welcome)
+{
+    const struct hello *hello = &fake->hello;
+    bool anonymous = hello->name_bytes == 0;
+    if (anonymous && (hello->flags & HELLO_PRODUCER) == 0) {
+        fake->producer = 0;
+        return;
+    }
+    bool again = anonymous && hello->producer != 0 && !fake->forgets;
+    if (again && hello->producer != fake->producer)
+        fake_mistake(fake, "it asks for another producer than it had", hello->producer);
+    if (!again)
+        fake->producer += 100;
+    if (again || (!anonymous && fake->lives > 1))
+        welcome->flags = WELCOME_RESUMED;
+    fake->forgets = false;
+    welcome->producer = fake->producer;
+}
+
 static void shake_hands(struct fake *fake)
 {
     if (recv(fake->socket, &fake->hello, sizeof fake->hello, 0) != (ssize_t)sizeof fake->hello ||
@@ -113,6 +135,8 @@ static void shake_hands(struct fake *fake)
         snprintf(welcome.text, sizeof welcome.text, "%s", fake->refuse_text);
         send_welcome(fake, &welcome, sizeof welcome, NULL, 0);
         close_socket(fake);
+        if (fake->refuse_times > 0 && --fake->refuse_times == 0)
+            fake->handshake = HANDSHAKE_GOOD;
         return;
     }
     int fds[FD_COUNT + 1];
@@ -122,7 +146,10 @@ static void shake_hands(struct fake *fake)
     welcome.io_backend = IO_BACKEND_PWRITE;
     welcome.arena_bytes = fake->sizes.arena_bytes;
     welcome.window_bytes = fake->sizes.window_bytes;
-    welcome.epoch = 7;
+    welcome.epoch = 6 + fake->lives;
+    welcome.max_batch_bytes = fake->max_batch_bytes;
+    welcome.watermark_slots = fake->watermark_slots;
+    choose_producer(fake, &welcome);
     welcome.broker_pid = (uint32_t)getpid();
     welcome.default_level = LEVEL_DURABLE;
     unsigned count = FD_COUNT;
@@ -173,7 +200,12 @@ static void forget_session(struct fake *fake)
 {
     if (fake->socket >= 0)
         close_socket(fake);
+    for (uint32_t i = 0; i < array_count(fake->streams); i++) {
+        if (fake->streams[i].open)
+            fake_end_stream(fake, &fake->streams[i], false);
+    }
     if (fake->client_file != NULL) {
+        munmap(fake->watermarks, align_up(fake->watermark_slots * sizeof(struct watermark) + 1, LAYOUT_PAGE));
         munmap(fake->client_file, fake->sizes.client_file_bytes);
         munmap(fake->broker_file, fake->sizes.broker_file_bytes);
         close(fake->doorbell);
@@ -261,16 +293,21 @@ static void wake(struct fake *fake)
     pthread_cond_broadcast(&fake->changed);
 }
 
-void fake_start(struct fake *fake)
+static void start_listening(struct fake *fake)
 {
-    snprintf(fake->folder, sizeof fake->folder, "/tmp/walrus-client-XXXXXX");
-    cr_assert_not_null(mkdtemp(fake->folder));
-    snprintf(fake->path, sizeof fake->path, "%s/s", fake->folder);
     fake->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(address.sun_path, sizeof address.sun_path, "%s", fake->path);
     cr_assert_eq(bind(fake->listener, (struct sockaddr *)&address, sizeof address), 0);
     cr_assert_eq(listen(fake->listener, 8), 0);
+}
+
+void fake_start(struct fake *fake)
+{
+    snprintf(fake->folder, sizeof fake->folder, "/tmp/walrus-client-XXXXXX");
+    cr_assert_not_null(mkdtemp(fake->folder));
+    snprintf(fake->path, sizeof fake->path, "%s/s", fake->folder);
+    start_listening(fake);
     fake->control = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     fake->socket = fake->doorbell = fake->signal = -1;
     pthread_mutex_init(&fake->mutex, NULL);
@@ -294,6 +331,23 @@ void fake_resume(struct fake *fake)
     fake->paused = false;
     wake(fake);
     pthread_mutex_unlock(&fake->mutex);
+}
+
+void fake_down(struct fake *fake)
+{
+    fake_pause(fake);
+    close(fake->listener);
+    fake->listener = -1;
+    unlink(fake->path);
+    fake_die(fake);
+    fake_resume(fake);
+}
+
+void fake_up(struct fake *fake)
+{
+    fake_pause(fake);
+    start_listening(fake);
+    fake_resume(fake);
 }
 
 void fake_die(struct fake *fake)
