@@ -24,6 +24,13 @@ enum which {
     COMMIT_ALIGN,
     SEGMENT,
     MEMORY,
+    MAX_BATCH,
+    IDLE_STREAM,
+    MAX_CONNECTIONS,
+    MAX_IN_FLIGHT,
+    MAX_SHARED,
+    MAX_TOPICS,
+    MAX_PRODUCERS,
     CONFIG,
     WHICH_COUNT
 };
@@ -47,6 +54,19 @@ static const struct argp_option argp_list[] = {
      "Block size of commits (default: of the device, 4096 or more)", 0},
     {"segment", FIRST_KEY + SEGMENT, "BYTES", 0, "Length of the log's files (64M)", 0},
     {"memory", FIRST_KEY + MEMORY, "BYTES", 0, "Bound of the broker's private memory (48M)", 0},
+    {"max-batch", FIRST_KEY + MAX_BATCH, "BYTES", 0,
+     "Largest batch, counting 64 bytes for each entry: 1M to 1024G (10G)", 0},
+    {"idle-stream", FIRST_KEY + IDLE_STREAM, "MS", 0,
+     "Roll a streamed batch back when nothing came for so many ms: 1 to 86400000 (30000)", 0},
+    {"max-connections", FIRST_KEY + MAX_CONNECTIONS, "N", 0,
+     "Connections: 1 to 65536 (4096, or fewer if file descriptors are short)", 0},
+    {"max-in-flight", FIRST_KEY + MAX_IN_FLIGHT, "N", 0,
+     "Requests in flight, the queues of all connections together: 16 to 16777216 (262144)", 0},
+    {"max-shared", FIRST_KEY + MAX_SHARED, "BYTES", 0,
+     "Arenas, windows and rings of all connections together: 1M to 1024G (half of the machine's memory)", 0},
+    {"max-topics", FIRST_KEY + MAX_TOPICS, "N", 0, "Topics: 1 to 1048576 (65536)", 0},
+    {"max-producers", FIRST_KEY + MAX_PRODUCERS, "N", 0,
+     "Named producers, and topics that they write to (each pair counts): 1 to 1048576 of each (65536)", 0},
     {"config", FIRST_KEY + CONFIG, "FILE", 0, "Read options from FILE: lines of NAME = VALUE, names as above",
      0},
     {"version", KEY_VERSION, NULL, 0, "Print the version", -1},
@@ -125,8 +145,11 @@ static int read_command_line(int argc, char **argv, struct parse *parse)
     static const struct argp argp = {
         .options = argp_list,
         .parser = parse_argument,
-        .doc = "The broker of Walrus: commits batches of entries from local programs, whole and durably.\v"
-               "Sizes take K, M or G. The command line beats the environment, which beats the file.",
+        .doc =
+            "The broker of Walrus: commits batches of entries from local programs, whole and durably.\v"
+            "Sizes take K, M or G. The command line beats the environment, which beats the file. Of each "
+            "--max-... one user may have at most three quarters, of --max-shared half; --max-producers and "
+            "--max-batch are not divided.",
     };
     int at = 0;
     error_t rc =
@@ -328,6 +351,50 @@ static int set_align(const struct word *word, uint32_t *align, struct error *err
     return 0;
 }
 
+static int number_between(const struct word *word, uint64_t least, uint64_t most, uint64_t *out,
+                          struct error *err)
+{
+    const char *rest = "";
+    if (!word->set)
+        return 0;
+    if (!whole_number(word->text, out, &rest) || *rest != '\0' || *out < least || *out > most)
+        return error_set(err, -EINVAL, "%s: \"%.100s\" is not a number from %llu to %llu", word->origin,
+                         word->text, (unsigned long long)least, (unsigned long long)most);
+    return 0;
+}
+
+/* What one broker, and one user of it, may use. */
+static int set_limits(const struct word *words, struct options *options, struct error *err)
+{
+    const struct {
+        int which;
+        uint32_t least, most;
+        uint32_t *out;
+    } numbers[] = {
+        {MAX_CONNECTIONS, 1, 65536, &options->max_connections},
+        {MAX_IN_FLIGHT, 16, 1u << 24, &options->max_in_flight},
+        {MAX_TOPICS, 1, 1u << 20, &options->max_topics},
+        {MAX_PRODUCERS, 1, 1u << 20, &options->max_producers},
+    };
+    for (size_t i = 0; i < array_count(numbers); i++) {
+        uint64_t value = 0;
+        int rc = number_between(&words[numbers[i].which], numbers[i].least, numbers[i].most, &value, err);
+        if (rc != 0)
+            return rc;
+        *numbers[i].out = (uint32_t)value;
+    }
+    uint64_t ms = 0;
+    int rc = number_between(&words[IDLE_STREAM], 1, 86400000, &ms, err);
+    options->idle_stream_ns = (int64_t)ms * 1000000;
+    if (rc == 0)
+        rc = size_between(&words[MAX_SHARED], 1u << 20, UINT64_C(1) << 40, "1M to 1024G",
+                          &options->max_shared, err);
+    if (rc == 0)
+        rc = size_between(&words[MAX_BATCH], 1u << 20, UINT64_C(1) << 40, "1M to 1024G",
+                          &options->max_batch_bytes, err);
+    return rc;
+}
+
 static int set_texts(const struct word *words, struct options *options, struct error *err)
 {
     memcpy(options->data_folder, words[DATA_DIR].text, sizeof options->data_folder);
@@ -370,6 +437,8 @@ static int set_values(const struct word *words, struct options *options, struct 
     if (rc == 0)
         rc = size_between(&words[MEMORY], 24u << 20, UINT64_C(1) << 40, "24M to 1024G",
                           &options->memory_bytes, err);
+    if (rc == 0)
+        rc = set_limits(words, options, err);
     return rc;
 }
 

@@ -122,7 +122,8 @@ static int start_store(struct broker *broker, struct error *err)
         sayf(folder, SAY_WARNING,
              "the file system is %s: what is promised after power loss is known to hold on ext4 and xfs only",
              name);
-    rc = watermarks_create(WATERMARK_SLOTS, &broker->watermarks, err);
+    uint32_t topics = broker->options.max_topics != 0 ? broker->options.max_topics : WATERMARK_SLOTS;
+    rc = watermarks_create(topics, &broker->watermarks, err);
     if (rc != 0)
         goto close_io;
     struct log_options log_options = {
@@ -134,6 +135,10 @@ static int start_store(struct broker *broker, struct error *err)
         .commit_align = broker->options.commit_align,
         .level = broker->options.level,
         .interval_ns = broker->options.interval_ns,
+        .max_topics = topics,
+        .max_topics_of_uid = topics - topics / 4,
+        .max_named = broker->options.max_producers,
+        .max_batch_bytes = broker->options.max_batch_bytes,
         .say = say_line,
         .context = broker->paths.data_folder,
     };
@@ -251,6 +256,11 @@ static int start_server(struct broker *broker, struct error *err)
         .listen_fd = broker->listener.fd,
         .default_level = broker->options.level,
         .spin_ns = broker->options.spin_ns,
+        .idle_stream_ns = broker->options.idle_stream_ns,
+        .max_connections = broker->options.max_connections,
+        .max_queue = broker->options.max_in_flight,
+        .max_shared = broker->options.max_shared,
+        .max_batch_bytes = broker->options.max_batch_bytes,
         .watermarks = &broker->watermarks,
         .stat = broker->stat,
         .say = say_line,

@@ -50,6 +50,13 @@ Test(options, nothing_said_is_the_defaults)
     cr_assert_eq(options.commit_align, 0);
     cr_assert_eq(options.segment_bytes, 0);
     cr_assert_eq(options.memory_bytes, 0);
+    cr_assert_eq(options.max_connections, 0);
+    cr_assert_eq(options.max_in_flight, 0);
+    cr_assert_eq(options.max_shared, 0);
+    cr_assert_eq(options.max_topics, 0);
+    cr_assert_eq(options.max_producers, 0);
+    cr_assert_eq(options.max_batch_bytes, 0);
+    cr_assert_eq(options.idle_stream_ns, 0);
     cr_assert_not(options.finished);
 }
 
@@ -71,6 +78,16 @@ Test(options, everything_can_be_said_on_the_command_line)
     cr_assert_eq(options.commit_align, 8192);
     cr_assert_eq(options.segment_bytes, 128u << 20);
     cr_assert_eq(options.memory_bytes, 1u << 30);
+    cr_assert_eq(parse("--max-connections 65536 --max-in-flight 16 --max-shared 1M --max-topics 1048576 "
+                       "--max-producers 1 --max-batch 1024G --idle-stream 86400000"),
+                 0, "%s", err.text);
+    cr_assert_eq(options.max_connections, 65536);
+    cr_assert_eq(options.max_in_flight, 16);
+    cr_assert_eq(options.max_shared, 1u << 20);
+    cr_assert_eq(options.max_topics, 1u << 20);
+    cr_assert_eq(options.max_producers, 1);
+    cr_assert_eq(options.max_batch_bytes, UINT64_C(1) << 40);
+    cr_assert_eq(options.idle_stream_ns, INT64_C(86400000000000));
     cr_assert_eq(parse("--durability none --io mmap --spin-us 0"), 0);
     cr_assert_eq(options.level, LEVEL_ACCEPTED);
     cr_assert_eq(options.backend, IO_BACKEND_MMAP);
@@ -102,6 +119,22 @@ Test(options, what_is_out_of_range_is_refused_and_named)
         {"--memory 23M", "--memory"},
         {"--memory 48MB", "--memory"},
         {"--memory 0x100", "--memory"},
+        {"--max-batch 1048575", "--max-batch"},
+        {"--max-batch 1025G", "--max-batch"},
+        {"--idle-stream 0", "--idle-stream"},
+        {"--idle-stream 5s", "--idle-stream"},
+        {"--idle-stream 86400001", "--idle-stream"},
+        {"--max-connections 0", "--max-connections"},
+        {"--max-connections 65537", "--max-connections"},
+        {"--max-connections -1", "--max-connections"},
+        {"--max-in-flight 15", "--max-in-flight"},
+        {"--max-in-flight 16777217", "--max-in-flight"},
+        {"--max-shared 1023K", "--max-shared"},
+        {"--max-shared 1025G", "--max-shared"},
+        {"--max-topics 0", "--max-topics"},
+        {"--max-topics 1048577", "--max-topics"},
+        {"--max-producers 0", "--max-producers"},
+        {"--max-producers many", "--max-producers"},
         {"--instance ../up", "--instance"},
         {"--instance .hidden", "--instance"},
         {"--nothing", "--nothing"},

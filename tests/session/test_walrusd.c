@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../shared/layout.h"
 #include "../../shared/message.h"
 #include "../../shared/stat_page.h"
 #include "folder.h"
@@ -217,6 +218,58 @@ Test(walrusd, ends_with_clients_connected)
     cr_assert_eq(recv(fds[2], &welcome, sizeof welcome, 0), sizeof welcome);
     cr_assert_eq(welcome.status, -EPROTO);
     cr_assert_eq(welcome.broker_pid, (uint32_t)broker.pid);
+    cr_assert_eq(end(&broker, SIGTERM), 0);
+}
+
+/* A connection with the smallest sizes; its welcome. */
+static int connect_to(const char *path, struct welcome *welcome)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    struct hello hello = {.magic = MESSAGE_MAGIC,
+                          .version_min = LAYOUT_VERSION,
+                          .version_max = LAYOUT_VERSION,
+                          .fingerprint = layout_fingerprint(),
+                          .queue_entries = MIN_QUEUE_ENTRIES,
+                          .arena_bytes = MIN_ARENA_BYTES,
+                          .window_bytes = MIN_WINDOW_BYTES};
+    cr_assert_eq(send(fd, &hello, sizeof hello, MSG_NOSIGNAL), sizeof hello);
+    cr_assert_eq(recv(fd, welcome, sizeof *welcome, 0), sizeof *welcome);
+    return fd;
+}
+
+static void expect_refused(const char *arguments, const char *words)
+{
+    struct broker broker = start_ready(arguments, "s.sock");
+    struct welcome welcome;
+    int first = connect_to("s.sock", &welcome);
+    cr_assert_eq(welcome.status, 0, "%s", welcome.text);
+    int second = connect_to("s.sock", &welcome);
+    cr_assert_eq(welcome.status, -EDQUOT, "%s", arguments);
+    cr_assert_not_null(strstr(welcome.text, words), "%s: \"%s\"", arguments, welcome.text);
+    close(first);
+    close(second);
+    cr_assert_eq(end(&broker, SIGTERM), 0);
+}
+
+Test(walrusd, g24_the_limits_of_its_options_hold)
+{
+    expect_refused("--data-dir d --socket s.sock --max-connections 1", "1 connections");
+    expect_refused("--data-dir d --socket s.sock --max-in-flight 16", "12 entries in flight");
+}
+
+Test(walrusd, tells_clients_the_largest_batch_and_the_watermarks)
+{
+    struct broker broker =
+        start_ready("--data-dir d --socket s.sock --max-batch 5M --max-topics 1000", "s.sock");
+    struct welcome welcome;
+    int fd = connect_to("s.sock", &welcome);
+    cr_assert_eq(welcome.status, 0, "%s", welcome.text);
+    cr_assert_eq(welcome.max_batch_bytes, 5u << 20);
+    cr_assert_eq(welcome.watermark_slots, 1000);
+    close(fd);
     cr_assert_eq(end(&broker, SIGTERM), 0);
 }
 
