@@ -45,14 +45,17 @@
     X(space_free)
 
 /* Sessions. The first line are gauges, the rest counts since the start. `busy` are writes refused because of
- * another handle's batch, `holds` writes that waited in the broker for memory or log space. */
+ * another handle's batch, `holds` writes that waited in the broker for memory or log space, `queued` writes
+ * that waited for their topic, `told` refusals that were followed by "try now". */
 #define STAT_SESSION_FIELDS(X)                                                                               \
     X(connections) X(active) X(parked) X(pending_reads) X(held_writes) X(shared_bytes) X(producers)          \
+    X(queued_writes) X(waiting_refusals)                                                                     \
     X(connected) X(refused) X(refused_quota) X(handshakes_expired) X(out_of_descriptors) X(disconnected)   \
     X(ended_hostile) X(take_overs) X(process_deaths)                                                         \
     X(descriptors_drained) X(payload_drained) X(completions) X(signals) X(signals_coalesced) X(doorbells)    \
     X(parks)                                                                                                 \
-    X(refused_invalid) X(busy) X(holds) X(streams_aborted)
+    X(refused_invalid) X(busy) X(holds) X(streams_aborted)                                                  \
+    X(queued) X(told) X(cancelled) X(timed_out) X(duplicates)
 
 /* The loop. Times in ns. A turn is everything between two waits; turns_over_* count the longer ones. */
 #define STAT_LOOP_FIELDS(X)                                                                                  \

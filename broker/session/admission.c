@@ -3,7 +3,7 @@
  *
  * Happy path of a write
  *   1. admit_descriptor: op, flags, level, alignment, and that payload and records lie inside the arena, by
- *      subtraction.
+ *      subtraction. number_valid: with a producer every batch has a number, without one none has.
  *   2. A request of the session's pool is filled from the copied descriptor; log_write copies the payload.
  *   3. Its answer follows from the log's `done` (complete.c); a chunk that is not the last is answered now:
  *      COPIED.
@@ -11,8 +11,14 @@
  * Failure modes
  *   - a descriptor that says something impossible is answered -EINVAL and nobody else notices; a stream it
  *     belongs to is rolled back.
+ *   - its topic is another handle's, or others wait for it: with the queue flag it waits there (queue.c),
+ *     without it is refused: -EBUSY.
  *   - log_write answers -EAGAIN for memory or space: the write is held, its session stops here,
  *     drain_retry_held goes on with it. The client sees nothing but time.
+ *   - its deadline passes before the log has taken it, wherever it waits: -ETIMEDOUT. A stream is admitted
+ *     with its first chunk; the others have no deadline.
+ *   - its number is committed already: 0 with DUPLICATE; nothing is written.
+ *   - the session's producer was taken over: -ESTALE for all but what gives something back.
  *   - any other refusal is answered at once; of a stream, to all its chunks that are already published too.
  *
  * Invariant: of the arena nothing is read here but a topic's name, once, into private memory. */
@@ -45,9 +51,11 @@ int admit_descriptor(const struct session *session, const struct descriptor *d)
 {
     static const uint16_t flags_of[] = {
         [OP_OPEN] = DESCRIPTOR_CREATE,
-        [OP_CHUNK] = DESCRIPTOR_FIRST | DESCRIPTOR_LAST,
+        [OP_APPEND] = DESCRIPTOR_QUEUE | DESCRIPTOR_NOTIFY,
+        [OP_BATCH] = DESCRIPTOR_QUEUE | DESCRIPTOR_NOTIFY,
+        [OP_CHUNK] = DESCRIPTOR_FIRST | DESCRIPTOR_LAST | DESCRIPTOR_QUEUE | DESCRIPTOR_NOTIFY,
         [OP_READ] = DESCRIPTOR_FOLLOW,
-        [OP_CANCEL] = 0,
+        [OP_QUERY] = 0,
     };
     if (d->op == OP_NONE || d->op >= array_count(flags_of) || (d->flags & ~flags_of[d->op]) != 0 ||
         !level_valid(d->level))
@@ -68,6 +76,17 @@ int admit_descriptor(const struct session *session, const struct descriptor *d)
     default:
         return 0;
     }
+}
+
+/* Whole batches, and streams with their last chunk, have a number if there is a producer; nothing else has
+ * one. An empty batch takes none, so it may say what it likes. */
+static bool number_valid(const struct session *session, const struct descriptor *d)
+{
+    bool whole = d->op == OP_APPEND || d->op == OP_BATCH;
+    if ((!whole && d->op != OP_CHUNK) || (d->op == OP_BATCH && d->entries == 0))
+        return true;
+    bool has_one = session->producer != NULL && (whole || (d->flags & DESCRIPTOR_LAST) != 0);
+    return (d->number != 0) == has_one;
 }
 
 /* ------------------------------------------------------------------------------------- topics */
@@ -100,9 +119,34 @@ static void admit_open(struct session *session, const struct descriptor *d, int6
         .level = view.level,
         .published_ns = d->published_ns,
         .drained_ns = drained_ns,
+        .window_at = view.watermark,
         .next_sequence = view.visible_next,
         .end_sequence = view.visible_next,
+        .number =
+            session->producer == NULL ? 0 : log_last_number(session->server->log, session->producer, topic),
     };
+    complete_post(session, &completion);
+}
+
+static void admit_query(struct session *session, const struct descriptor *d, int64_t drained_ns)
+{
+    if (session->producer == NULL) {
+        complete_result(session, d, drained_ns, -EINVAL, REASON_NONE);
+        return;
+    }
+    const struct topic *topic = session->topics[d->topic].topic;
+    uint64_t entries = 0;
+    struct completion completion = {
+        .user_data = d->user_data,
+        .published_ns = d->published_ns,
+        .drained_ns = drained_ns,
+        .number = d->number,
+    };
+    completion.result = log_query(session->server->log, session->producer, topic, d->number,
+                                  &completion.first_sequence, &entries);
+    if (completion.result == 0 && queue_has_number(session, topic, d->number))
+        completion.result = -EINPROGRESS;
+    completion.entries = (uint32_t)entries;
     complete_post(session, &completion);
 }
 
@@ -116,6 +160,11 @@ static struct request *request_new(struct session *session, enum request_kind ki
     request->answered = false;
     request->follow = (d->flags & DESCRIPTOR_FOLLOW) != 0;
     request->cancelled = false;
+    request->may_queue = false;
+    request->notify = false;
+    request->held = false;
+    request->write_state = WRITE_NEW;
+    request->deadline = (struct deadline){.at = INT64_MAX};
     request->topic = 0;
     request->stream = NULL;
     request->user_data = d->user_data;
@@ -128,43 +177,106 @@ static struct request *request_new(struct session *session, enum request_kind ki
     return request;
 }
 
-static void hold(struct request *request)
+/* Nobody goes past those who wait for memory; only a whole batch goes past chunks, of which there may be
+ * gigabytes. */
+bool write_must_hold(const struct request *request)
 {
-    struct session *session = request->session;
-    session->held = request;
-    session->has_held = true;
-    TAILQ_INSERT_TAIL(&session->server->held[is_chunk(request)], session, hold);
-    session->server->values.session_held_writes++;
-    session->server->values.session_holds++;
+    const struct request_list *held = request->session->server->held;
+    return !TAILQ_EMPTY(&held[0]) || (is_chunk(request) && !TAILQ_EMPTY(&held[1]));
+}
+
+void write_hold(struct request *request)
+{
+    struct server *server = request->session->server;
+    check_bug(!request->held);
+    request->held = true;
+    TAILQ_INSERT_TAIL(&server->held[is_chunk(request)], request, hold);
+    server->values.session_held_writes++;
+    server->values.session_holds++;
+}
+
+void write_unhold(struct request *request)
+{
+    struct server *server = request->session->server;
+    check_bug(request->held);
+    request->held = false;
+    TAILQ_REMOVE(&server->held[is_chunk(request)], request, hold);
+    server->values.session_held_writes--;
 }
 
 void unhold(struct session *session)
 {
-    TAILQ_REMOVE(&session->server->held[is_chunk(session->held)], session, hold);
+    deadline_clear(session->server, &session->held->deadline);
+    write_unhold(session->held);
     session->held = NULL;
-    session->has_held = false;
-    session->server->values.session_held_writes--;
+}
+
+static void write_due(struct server *server, struct deadline *deadline)
+{
+    (void)server;
+    write_end(container_of(deadline, struct request, deadline), -ETIMEDOUT, REASON_NONE);
+}
+
+int write_watch_deadline(struct request *request)
+{
+    struct deadline *deadline = &request->deadline;
+    if (deadline->at == INT64_MAX || deadline->place != 0)
+        return 0;
+    return deadline_set(request->session->server, deadline, deadline->at, write_due);
+}
+
+/* It is decided: it waits nowhere any more. */
+static void write_leave(struct request *request)
+{
+    struct session *session = request->session;
+    if (request->held)
+        write_unhold(request);
+    if (session->held == request) {
+        session->held = NULL;
+        session->server->more = true; /* its drain goes on */
+    }
+    deadline_clear(session->server, &request->deadline);
+    if (request->write_state == WRITE_QUEUED)
+        queue_leave(request);
+    else if (request->write_state == WRITE_BEHIND)
+        stream_leave(request);
 }
 
 static void write_refused(struct request *request, int result)
 {
     struct server *server = request->session->server;
+    struct stream_slot *slot = request->stream;
     uint8_t reason = request->write.reason;
     if (result == -EBUSY)
         server->values.session_busy++;
-    if (request->write.kind == WRITE_CHUNK) {
-        if (request->stream->state == STREAM_OPEN)
-            stream_fail(request->stream, result, reason);
-        if (request->write.last && request->stream->state == STREAM_FAILED)
-            stream_close(request->stream);
+    if (result == -ETIMEDOUT)
+        server->values.session_timed_out++;
+    if (result == -EBUSY || reason == REASON_ORDER)
+        request->write.retry_after_us = queue_estimate_us(request);
+    if (slot != NULL) {
+        if (slot->state == STREAM_OPEN)
+            stream_mark_failed(slot, result, reason);
+        if (request->write.last && slot->state == STREAM_FAILED)
+            stream_close(slot);
     }
-    complete_request(request, result, reason);
+    if (result != -EBUSY || !request->notify || !queue_note_refusal(request))
+        complete_request(request, result, reason);
+    if (slot != NULL)
+        stream_answer_behind(slot);
+}
+
+void write_end(struct request *request, int result, uint8_t reason)
+{
+    write_leave(request);
+    request->write.reason = reason;
+    write_refused(request, result);
 }
 
 static void chunk_taken(struct request *request)
 {
     struct stream_slot *slot = request->stream;
-    slot->chunks++;
+    if (slot->touched_ns < request->session->server->turn_started_ns) /* it has waited */
+        stream_touch(slot, request->session->server->turn_started_ns);
     if (request->write.last) {
         stream_close(slot);
         return;
@@ -180,27 +292,90 @@ static void chunk_taken(struct request *request)
     complete_post(request->session, &completion);
 }
 
-bool admit_write(struct request *request)
+/* It is committed, by an earlier copy of the same batch. */
+static void write_duplicate(struct request *request)
 {
+    struct stream_slot *slot = request->stream;
+    request->write.flags |= COMPLETION_DUPLICATE;
+    request->session->server->values.session_duplicates++;
+    if (slot != NULL)
+        stream_close(slot);
+    complete_write(request);
+}
+
+enum admission admit_write(struct request *request)
+{
+    struct server *server = request->session->server;
     struct write *write = &request->write;
     struct stream_slot *slot = request->stream;
     if (slot != NULL && slot->state == STREAM_FAILED) { /* while it was held */
-        write->reason = slot->reason;
-        write_refused(request, slot->result);
-        return true;
+        write_end(request, slot->result, slot->reason);
+        return ADMIT_DECIDED;
+    }
+    if (request->deadline.at <= server->turn_started_ns || request->deadline.at <= request->drained_ns) {
+        write_end(request, -ETIMEDOUT, REASON_NONE);
+        return ADMIT_DECIDED;
     }
     write->reason = REASON_NONE;
-    int rc = log_write(request->session->server->log, write);
+    write->result = 0;
+    int rc = log_write(server->log, write);
     if (rc == -EAGAIN && (write->reason == REASON_MEMORY || write->reason == REASON_SPACE))
-        return false;
-    if (rc != 0) {
+        return ADMIT_LATER;
+    if (rc == -EBUSY && request->may_queue)
+        return ADMIT_BUSY;
+    write_leave(request);
+    if (rc == 1) {
+        write_duplicate(request);
+    } else if (rc != 0) {
         write_refused(request, rc);
-        return true;
+    } else {
+        server->writes_in_log++;
+        if (slot != NULL)
+            chunk_taken(request);
     }
-    request->session->server->writes_in_log++;
-    if (slot != NULL)
-        chunk_taken(request);
+    return ADMIT_DECIDED;
+}
+
+/* A write that came from the ring, now or before it was held. false: it finds no room. */
+static bool admit_from_ring(struct request *request, bool was_held)
+{
+    enum queue_answer answer = queue_ask(request);
+    if (answer == QUEUE_GO && !was_held && write_must_hold(request)) {
+        if (is_chunk(request) && request->stream->stream.admitted)
+            return false;
+        if (!log_topic_busy(request->write.topic, request->session))
+            return false;
+        answer = QUEUE_BUSY;
+    }
+    if (answer == QUEUE_GO) {
+        switch (admit_write(request)) {
+        case ADMIT_DECIDED:
+            return true;
+        case ADMIT_LATER:
+            return false;
+        case ADMIT_BUSY:
+            answer = QUEUE_WAIT;
+        }
+    }
+    if (answer == QUEUE_BUSY)
+        write_end(request, -EBUSY, REASON_TOPIC);
+    else if (queue_join(request) != 0)
+        write_end(request, -EAGAIN, REASON_MEMORY);
     return true;
+}
+
+bool write_retry(struct request *request)
+{
+    struct session *session = request->session;
+    if (request->write_state == WRITE_QUEUED)
+        return queue_retry(request);
+    if (request->write_state == WRITE_BEHIND)
+        return stream_go_on(request->stream, request);
+    session->held = NULL; /* an answer may end the session, which must not find it held */
+    if (admit_from_ring(request, true))
+        return true;
+    session->held = request;
+    return false;
 }
 
 static void admit_new_write(struct session *session, const struct descriptor *d, enum write_kind kind,
@@ -208,6 +383,7 @@ static void admit_new_write(struct session *session, const struct descriptor *d,
 {
     struct request *request = request_new(session, REQUEST_WRITE, d, drained_ns);
     const uint8_t *payload = session->client_arena + d->arena_offset;
+    bool opens = slot == NULL || (d->flags & DESCRIPTOR_FIRST) != 0;
     request->write = (struct write){
         .kind = kind,
         .first = (d->flags & DESCRIPTOR_FIRST) != 0,
@@ -220,21 +396,34 @@ static void admit_new_write(struct session *session, const struct descriptor *d,
         .records = payload + d->payload_bytes,
         .entries = d->entries,
         .payload_bytes = d->payload_bytes,
+        .producer = session->producer,
         .number = d->number,
         .drained_ns = drained_ns,
         .done = complete_write_done,
     };
+    if (opens) {
+        request->may_queue = (d->flags & DESCRIPTOR_QUEUE) != 0;
+        request->notify = (d->flags & DESCRIPTOR_NOTIFY) != 0;
+        if (d->deadline_ns != 0)
+            request->deadline.at = d->deadline_ns;
+    }
     if (slot != NULL) {
         request->stream = slot;
         slot->inflight++;
     }
     *bytes += d->payload_bytes + sizeof *d;
-    /* Nobody goes past those who wait for memory; only a whole batch goes past chunks, of which there may be
-     * gigabytes. */
-    const struct session_list *held = session->server->held;
-    bool behind = !TAILQ_EMPTY(&held[0]) || (kind == WRITE_CHUNK && !TAILQ_EMPTY(&held[1]));
-    if (behind || !admit_write(request))
-        hold(request);
+    if (request->deadline.at <= drained_ns) {
+        write_end(request, -ETIMEDOUT, REASON_NONE);
+    } else if (slot != NULL && stream_waits(slot)) {
+        stream_wait_behind(request);
+    } else if (!admit_from_ring(request, false)) {
+        if (write_watch_deadline(request) != 0) {
+            write_end(request, -EAGAIN, REASON_MEMORY);
+            return;
+        }
+        write_hold(request);
+        session->held = request;
+    }
 }
 
 static void admit_empty_batch(struct session *session, const struct descriptor *d, int64_t drained_ns)
@@ -253,16 +442,23 @@ static void admit_empty_batch(struct session *session, const struct descriptor *
 
 /* ------------------------------------------------------------------------------------- streams */
 
+/* The stream fails with it. */
+static void chunk_refused(struct session *session, struct stream_slot *slot, const struct descriptor *d,
+                          int64_t drained_ns, int result)
+{
+    if (slot != NULL && slot->state == STREAM_OPEN)
+        stream_fail(slot, result, REASON_NONE);
+    if (slot != NULL && slot->state == STREAM_FAILED && (d->flags & DESCRIPTOR_LAST) != 0)
+        stream_close(slot);
+    complete_result(session, d, drained_ns, result, REASON_NONE);
+}
+
 /* A chunk that cannot be part of its stream: both end. */
 static void chunk_invalid(struct session *session, struct stream_slot *slot, const struct descriptor *d,
                           int64_t drained_ns)
 {
-    if (slot != NULL && slot->state == STREAM_OPEN)
-        stream_fail(slot, -EINVAL, REASON_NONE);
-    if (slot != NULL && (d->flags & DESCRIPTOR_LAST) != 0)
-        stream_close(slot);
+    chunk_refused(session, slot, d, drained_ns, -EINVAL);
     session->server->values.session_refused_invalid++;
-    complete_result(session, d, drained_ns, -EINVAL, REASON_NONE);
 }
 
 static void admit_chunk(struct session *session, const struct descriptor *d, int64_t drained_ns,
@@ -278,7 +474,7 @@ static void admit_chunk(struct session *session, const struct descriptor *d, int
             chunk_invalid(session, slot, d, drained_ns);
             return;
         }
-        slot = stream_open(session, d->stream, d->topic, d);
+        slot = stream_open(session, d->stream, d->topic, d, drained_ns);
         if (slot == NULL) {
             complete_result(session, d, drained_ns, -EDQUOT, REASON_NONE);
             return;
@@ -299,9 +495,9 @@ static void admit_chunk(struct session *session, const struct descriptor *d, int
         chunk_invalid(session, slot, d, drained_ns);
         return;
     }
-    slot->touched_ns = drained_ns;
-    TAILQ_REMOVE(&session->server->streams, slot, idle);
-    TAILQ_INSERT_TAIL(&session->server->streams, slot, idle);
+    slot->chunks++;
+    slot->whole = (d->flags & DESCRIPTOR_LAST) != 0;
+    stream_touch(slot, drained_ns);
     admit_new_write(session, d, WRITE_CHUNK, slot, drained_ns, bytes);
 }
 
@@ -314,7 +510,8 @@ static void admit_abort(struct session *session, const struct descriptor *d, int
     }
     if (slot->state == STREAM_OPEN)
         stream_fail(slot, -ECANCELED, REASON_NONE);
-    stream_close(slot);
+    if (slot->state == STREAM_FAILED)
+        stream_close(slot);
     complete_result(session, d, drained_ns, 0, REASON_NONE);
 }
 
@@ -322,7 +519,8 @@ static void admit_abort(struct session *session, const struct descriptor *d, int
 
 static bool names_topic(uint8_t op)
 {
-    return op == OP_CLOSE || op == OP_APPEND || op == OP_BATCH || op == OP_CHUNK || op == OP_READ;
+    return op == OP_CLOSE || op == OP_APPEND || op == OP_BATCH || op == OP_CHUNK || op == OP_READ ||
+           op == OP_QUERY;
 }
 
 static void admit_read(struct session *session, const struct descriptor *d, int64_t drained_ns)
@@ -335,10 +533,32 @@ static void admit_read(struct session *session, const struct descriptor *d, int6
     read_start(request_new(session, kind, d, drained_ns), d);
 }
 
+static void admit_cancel(struct session *session, const struct descriptor *d, int64_t drained_ns)
+{
+    int rc = queue_cancel(session, d->number, WRITE_QUEUED);
+    if (rc == -ENOENT)
+        rc = read_cancel(session, d->number);
+    if (rc == -ENOENT)
+        rc = queue_cancel(session, d->number, WRITE_REFUSED);
+    complete_result(session, d, drained_ns, rc, REASON_NONE);
+}
+
+/* What a fenced session may still do: give back. */
+static bool gives_back(uint8_t op)
+{
+    return op == OP_CLOSE || op == OP_ABORT || op == OP_CANCEL;
+}
+
 void admit(struct session *session, const struct descriptor *d, int64_t drained_ns, uint64_t *bytes)
 {
     int rc = admit_descriptor(session, d);
-    if (rc == 0 && names_topic(d->op) && session_topic(session, d->topic) == NULL)
+    if (rc == 0 && session->fenced && !gives_back(d->op)) {
+        struct stream_slot *slot = d->op == OP_CHUNK ? stream_find(session, d->stream) : NULL;
+        chunk_refused(session, slot, d, drained_ns, -ESTALE);
+        return;
+    }
+    if (rc == 0 &&
+        ((names_topic(d->op) && session_topic(session, d->topic) == NULL) || !number_valid(session, d)))
         rc = -EINVAL;
     if (rc != 0) {
         if (d->op == OP_CHUNK) {
@@ -377,7 +597,10 @@ void admit(struct session *session, const struct descriptor *d, int64_t drained_
         admit_read(session, d, drained_ns);
         break;
     case OP_CANCEL:
-        read_cancel(session, d->number, d, drained_ns);
+        admit_cancel(session, d, drained_ns);
+        break;
+    case OP_QUERY:
+        admit_query(session, d, drained_ns);
         break;
     default:
         bug(__FILE__, __LINE__, "an op that admit_descriptor let through");

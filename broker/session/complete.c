@@ -13,6 +13,9 @@
  * same. A full or blocking eventfd is the problem of io_signal_send, which never blocks and may let a signal
  * that is still on its way count as this one too.
  *
+ * A refusal with the notify flag has two completions. The second is posted only if there is room beyond what is
+ * owed (complete_has_room), or as the answer of its end.
+ *
  * Invariant: a completion's stage stamps are taken when the stage happened; signalled_ns when it is
  * posted. */
 #include "session.h"
@@ -53,20 +56,83 @@ void complete_result(struct session *session, const struct descriptor *d, int64_
     complete_post(session, &completion);
 }
 
-void complete_request(struct request *request, int result, uint8_t reason)
+static void post_answer(struct request *request, int result, uint8_t reason, uint32_t flags)
 {
-    struct session *session = request->session;
+    bool write = request->kind == REQUEST_WRITE;
     struct completion completion = {
         .user_data = request->user_data,
         .result = result,
+        .flags = flags,
         .reason = reason,
         .published_ns = request->published_ns,
         .drained_ns = request->drained_ns,
-        .number = request->kind == REQUEST_WRITE ? request->write.number : 0,
-        .retry_after_us =
-            request->kind == REQUEST_WRITE && result == -EBUSY ? request->write.retry_after_us : 0,
+        .number = write ? request->write.number : 0,
+        .retry_after_us = write && result != 0 ? request->write.retry_after_us : 0,
     };
-    complete_post(session, &completion);
+    complete_post(request->session, &completion);
+}
+
+void complete_request(struct request *request, int result, uint8_t reason)
+{
+    post_answer(request, result, reason, 0);
+    request_free(request);
+}
+
+/* Towards the broker's count it is answered; the client keeps its credit until the second completion, so that
+ * there is room for that once the client has reaped this one. */
+void complete_first(struct request *request, int result, uint8_t reason)
+{
+    post_answer(request, result, reason, COMPLETION_MORE);
+}
+
+void complete_second(struct request *request, int result, uint32_t flags)
+{
+    request->session->outstanding++;
+    post_answer(request, result, REASON_NONE, flags);
+    request_free(request);
+}
+
+/* For one completion more than those that are owed. */
+bool complete_has_room(struct session *session)
+{
+    struct ring *cq = &session->cq;
+    uint32_t capacity = ring_capacity(cq);
+    if (session->outstanding + (cq->mirror.p_tail - cq->mirror.c_head) < capacity)
+        return true;
+    return ring_refresh_free(cq) >= 0 &&
+           session->outstanding + (cq->mirror.p_tail - cq->mirror.c_head) < capacity;
+}
+
+/* How long a group takes, from its submission to its end: a moving average over groups. */
+static void learn_group_time(struct server *server, const struct write *write)
+{
+    if (write->group == server->group_seen || write->submitted_ns == 0 ||
+        write->durable_ns < write->submitted_ns)
+        return;
+    server->group_seen = write->group;
+    server->group_ns += (write->durable_ns - write->submitted_ns - server->group_ns) / 8;
+}
+
+void complete_write(struct request *request)
+{
+    const struct write *write = &request->write;
+    struct completion completion = {
+        .user_data = request->user_data,
+        .result = write->result,
+        .flags = write->flags,
+        .first_sequence = write->first_sequence,
+        .entries = write->result == 0 ? (uint32_t)write->committed : 0,
+        .level = write->level_reached,
+        .reason = write->reason,
+        .group = write->group,
+        .published_ns = request->published_ns,
+        .drained_ns = request->drained_ns,
+        .submitted_ns = write->submitted_ns,
+        .durable_ns = write->durable_ns,
+        .retry_after_us = write->result == -EAGAIN ? queue_estimate_us(request) : 0,
+        .number = write->number,
+    };
+    complete_post(request->session, &completion);
     request_free(request);
 }
 
@@ -76,29 +142,16 @@ void complete_write_done(struct write *write)
     struct session *session = request->session;
     check_bug(session->server->writes_in_log > 0);
     session->server->writes_in_log--;
-    if (!request->answered) {
-        /* An answer often brings the next batch, within less than a wake-up takes: look at its ring before
-         * sleeping again. Before the answer is posted, so that the client need not ring. */
-        if (session->state == SESSION_LIVE)
-            session_activate(session);
-        struct completion completion = {
-            .user_data = request->user_data,
-            .result = write->result,
-            .flags = write->flags,
-            .first_sequence = write->first_sequence,
-            .entries = write->result == 0 ? (uint32_t)write->committed : 0,
-            .level = write->level_reached,
-            .reason = write->reason,
-            .group = write->group,
-            .published_ns = request->published_ns,
-            .drained_ns = request->drained_ns,
-            .submitted_ns = write->submitted_ns,
-            .durable_ns = write->durable_ns,
-            .number = write->number,
-        };
-        complete_post(session, &completion);
+    learn_group_time(session->server, write);
+    if (request->answered) {
+        request_free(request);
+        return;
     }
-    request_free(request);
+    /* An answer often brings the next batch, within less than a wake-up takes: look at its ring before
+     * sleeping again. Before the answer is posted, so that the client need not ring. */
+    if (session->state == SESSION_LIVE)
+        session_activate(session);
+    complete_write(request);
 }
 
 void complete_signals(struct server *server)

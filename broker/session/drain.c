@@ -15,8 +15,11 @@
  * blocked (a held write, all requests in the log) stays on the list and is neither looked at nor parked: what
  * unblocks it is a completion, which wakes the loop by itself.
  *
+ * Writes that found no memory or log space stand in two rows (whole ones, chunks), whoever waits for them: a
+ * session's drain, which is blocked by it; a topic's queue; a stream whose chunks wait behind.
+ *
  * Invariant: a session that is LEAVING, or any when the server stops, is drained up to the tail noted then
- * and no further. */
+ * and no further. A LEAVING one ends when nothing of it waits for its topic any more. */
 #include "session.h"
 
 static bool blocked(const struct session *session)
@@ -48,10 +51,23 @@ static bool credit_kept(struct session *session)
     return false;
 }
 
+/* What it published is committed as if it lived, also what waits for its topic. What has no end it will never
+ * end, and might keep others, or its own batches behind them, from a topic. */
+static void leave_if_decided(struct session *session)
+{
+    if (!session->settled)
+        stream_abort_unfinished(session);
+    session->settled = true;
+    if (session->waiting == 0)
+        session_end(session);
+}
+
 bool drain_session(struct session *session, uint64_t *bytes)
 {
     struct server *server = session->server;
     uint64_t limit = *bytes + DRAIN_BYTES;
+    if (session->state == SESSION_LEAVING)
+        queue_leaving(session);
     for (uint32_t n = 0; n < DRAIN_DESCRIPTORS && *bytes < limit; n++) {
         if (session->state == SESSION_ENDED || blocked(session))
             return false;
@@ -59,7 +75,7 @@ bool drain_session(struct session *session, uint64_t *bytes)
             producer_fence_reached(session);
         if (at_final_tail(session)) {
             if (session->state == SESSION_LEAVING)
-                session_end(session);
+                leave_if_decided(session);
             return false;
         }
         struct descriptor descriptor;
@@ -160,28 +176,25 @@ bool drain_anything(struct server *server)
 }
 
 /* Oldest first, and the first one that is still refused stops the row: a large batch is not starved by small
- * ones behind it. */
-static void retry_row(struct session_list *row)
+ * ones behind it. It is off the row while it is tried. */
+static void retry_row(struct server *server, struct request_list *row)
 {
-    struct session *session;
-    while ((session = TAILQ_FIRST(row)) != NULL) {
-        struct request *request = session->held;
-        check_bug(request != NULL && session->has_held);
-        unhold(session); /* an answer may end the session, which must not find it held */
-        if (!admit_write(request)) {
-            session->held = request;
-            session->has_held = true;
-            TAILQ_INSERT_HEAD(row, session, hold);
-            session->server->values.session_held_writes++;
+    struct request *request;
+    while ((request = TAILQ_FIRST(row)) != NULL) {
+        write_unhold(request);
+        if (!write_retry(request)) {
+            request->held = true;
+            TAILQ_INSERT_HEAD(row, request, hold);
+            server->values.session_held_writes++;
             return;
         }
-        session->server->more = true;
+        server->more = true;
     }
 }
 
 void drain_retry_held(struct server *server)
 {
-    retry_row(&server->held[0]);
+    retry_row(server, &server->held[0]);
     if (TAILQ_EMPTY(&server->held[0]))
-        retry_row(&server->held[1]);
+        retry_row(server, &server->held[1]);
 }

@@ -273,31 +273,28 @@ static void end_waiting(struct request *request, int result)
     complete_request(request, result, REASON_NONE);
 }
 
-void read_cancel(struct session *session, uint64_t user_data, const struct descriptor *d, int64_t drained_ns)
+int read_cancel(struct session *session, uint64_t user_data)
 {
     struct request *request;
-    int result = -ENOENT;
     TAILQ_FOREACH(request, &session->followers, link)
     if (request->user_data == user_data)
         break;
     if (request != NULL) {
         end_waiting(request, -ECANCELED);
-        result = 0;
-    } else if (session->reading != NULL && session->reading->follow &&
-               session->reading->user_data == user_data) {
-        session->reading->cancelled = true;
-        result = 0;
-    } else {
-        TAILQ_FOREACH(request, &session->reads, link)
-        if (request->follow && request->user_data == user_data)
-            break;
-        if (request != NULL) {
-            TAILQ_REMOVE(&session->reads, request, link);
-            complete_request(request, -ECANCELED, REASON_NONE);
-            result = 0;
-        }
+        return 0;
     }
-    complete_result(session, d, drained_ns, result, REASON_NONE);
+    if (session->reading != NULL && session->reading->follow && session->reading->user_data == user_data) {
+        session->reading->cancelled = true;
+        return 0;
+    }
+    TAILQ_FOREACH(request, &session->reads, link)
+    if (request->follow && request->user_data == user_data)
+        break;
+    if (request == NULL)
+        return -ENOENT;
+    TAILQ_REMOVE(&session->reads, request, link);
+    complete_request(request, -ECANCELED, REASON_NONE);
+    return 0;
 }
 
 void read_end_all(struct session *session, int result)

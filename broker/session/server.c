@@ -383,7 +383,7 @@ static void abort_streams(struct server *server)
 {
     struct session *session;
     TAILQ_FOREACH(session, &server->sessions, all)
-    stream_abort_all(session);
+    stream_abort_unfinished(session);
 }
 
 int server_stop(struct server *server, int64_t patience_ns)

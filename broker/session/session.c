@@ -294,6 +294,8 @@ int session_create(struct handshake *handshake, struct session **out, int files[
     TAILQ_INIT(&session->pool);
     TAILQ_INIT(&session->reads);
     TAILQ_INIT(&session->followers);
+    TAILQ_INIT(&session->waits);
+    TAILQ_INIT(&session->line_pool);
     TAILQ_INIT(&session->waiters);
     session->requests = malloc(session->pool_size * sizeof *session->requests); /* pages come with use */
     session->streams = calloc(MAX_STREAMS_OPEN, sizeof *session->streams);

@@ -21,7 +21,8 @@
  *   - inflight = requests the log or the window queue holds; >= those outstanding there, since a chunk is
  *     answered when copied. Requests come from a pool of the session, so nothing is allocated per descriptor.
  *   - at most one log_read of a session is in the log: the window has one writer at a time.
- *   - a held write (log_write said -EAGAIN) stops its session's drain and nobody else's. */
+ *   - a held write that came from the ring (log_write said -EAGAIN) stops its session's drain and nobody
+ *     else's. One that waits for its topic stops no drain at all. */
 #ifndef WALRUS_SESSION_H
 #define WALRUS_SESSION_H
 
@@ -43,6 +44,15 @@
 #define TOPICS_PER_ANSWER 1000u
 
 struct session;
+struct server;
+struct topic_queue;
+
+/* Something that ends by itself (deadline.c). */
+struct deadline {
+    int64_t at;
+    void (*due)(struct server *server, struct deadline *deadline);
+    uint32_t place; /* in server->deadlines; 0 = it is not there */
+};
 
 enum request_kind { REQUEST_WRITE, REQUEST_READ, REQUEST_TOPICS };
 
@@ -51,6 +61,25 @@ enum read_state {
     READ_IN_LOG,  /* session->reading */
     READ_WAITING, /* on the topic's list of waiters, and on session->followers */
 };
+
+/* Where a write is before the log has it, and what of it waits after a refusal (queue.c draws it). */
+enum write_state {
+    WRITE_NEW,     /* being admitted; if held, its session's drain waits for it */
+    WRITE_QUEUED,  /* in its line at a topic */
+    WRITE_BEHIND,  /* a chunk on slot->behind: one before it in its stream waits */
+    WRITE_REFUSED, /* answered with MORE; on queue->refused */
+};
+
+/* The writes of one session that wait for one topic, in order. */
+struct queue_line {
+    struct session *session;
+    struct topic_queue *queue;
+    TAILQ_HEAD(, request) requests;
+    TAILQ_ENTRY(queue_line) turn; /* on queue->lines, or session->line_pool */
+    LIST_ENTRY(queue_line) same;  /* in server->lines */
+};
+TAILQ_HEAD(line_row, queue_line);
+LIST_HEAD(line_list, queue_line);
 
 struct request {
     struct session *session;
@@ -67,6 +96,17 @@ struct request {
     uint64_t window_at;
     uint64_t after; /* TOPICS: ids above it */
     TAILQ_ENTRY(request) link;
+    /* writes */
+    bool may_queue;
+    bool notify;
+    bool held; /* on server->held[is_chunk] */
+    enum write_state write_state;
+    struct queue_line *line;        /* QUEUED */
+    struct topic_queue *refused_at; /* REFUSED */
+    struct deadline deadline;       /* `at` INT64_MAX: none */
+    TAILQ_ENTRY(request) hold;
+    TAILQ_ENTRY(request) wait;    /* on session->waits: QUEUED, REFUSED */
+    struct queue_line line_space; /* for any line of the session */
     union {
         struct write write;
         struct {
@@ -99,7 +139,10 @@ struct stream_slot {
     uint32_t number; /* the client's */
     uint32_t topic;
     uint32_t inflight;
-    uint32_t chunks; /* taken so far */
+    uint32_t chunks;            /* seen so far */
+    bool whole;                 /* the last one was seen */
+    struct request *queued;     /* the first chunk, while it waits for the topic */
+    struct request_list behind; /* chunks that wait for an earlier one */
     int result;
     uint8_t reason;
     int64_t touched_ns;
@@ -116,7 +159,7 @@ struct session {
     enum session_state state;
     bool active;    /* on server->active, else parked */
     bool touched;   /* on server->touched */
-    bool has_held;  /* on server->held[is_chunk(held)] */
+    bool settled;   /* LEAVING: its unfinished streams are rolled back */
     bool has_reads; /* on server->readers */
     uint32_t empty_turns;
     uint32_t final_tail; /* LEAVING, or the server stops: taken up to here */
@@ -150,7 +193,12 @@ struct session {
     uint32_t pool_size;
     struct request *requests;
     struct request_list pool;
-    struct request *held;      /* a write that waits for memory or log space */
+    struct request *held;      /* a write that waits for memory or log space; the drain stops at it */
+    struct request_list waits; /* writes that wait for their topic, refusals that wait to be told */
+    uint32_t waiting;          /* writes QUEUED or BEHIND */
+    uint32_t refusals;         /* those of `waits` that are REFUSED */
+    struct line_row line_pool;
+    uint32_t lines_used;       /* requests[0 .. lines_used).line_space have been used before */
     struct request *reading;   /* its log_read is in the log */
     struct request_list reads; /* wait for their turn at the window */
     struct request_list followers;
@@ -163,7 +211,6 @@ struct session {
     TAILQ_ENTRY(session) all;
     TAILQ_ENTRY(session) activity;
     TAILQ_ENTRY(session) touch;
-    TAILQ_ENTRY(session) hold;
     TAILQ_ENTRY(session) reader;
     TAILQ_ENTRY(session) contest;
 };
@@ -211,6 +258,40 @@ struct handshake {
 };
 TAILQ_HEAD(handshake_list, handshake);
 
+/* Who waits for a topic: hangs on log_topic_word() as long as there is anybody. */
+struct topic_queue {
+    struct server *server;
+    struct topic *topic;
+    struct line_row lines;       /* the one in front is served next */
+    struct request_list refused; /* the longest refused first */
+    uint32_t line_count;
+    uint32_t run;       /* writes of the front line decided in its turn */
+    uint64_t run_bytes; /* and their payload */
+    bool ready;         /* on server->ready */
+    bool told;          /* one was told that a try may succeed; the next one has to wait */
+    int64_t pause_ns;
+    struct deadline again; /* until then */
+    bool *gone;            /* being served: to be set when it is freed */
+    TAILQ_ENTRY(topic_queue) link;
+};
+TAILQ_HEAD(topic_queue_list, topic_queue);
+
+#define LINE_BUCKETS 256u
+
+/* Lines by session and topic. */
+struct line_table {
+    struct line_list *buckets;
+    uint32_t room; /* a power of two */
+    uint32_t count;
+    struct line_list least[LINE_BUCKETS];
+};
+
+struct deadlines {
+    struct deadline **heap;
+    uint32_t count;
+    uint32_t room;
+};
+
 struct server {
     struct server_options options;
     struct io *io;
@@ -232,12 +313,18 @@ struct server {
     struct session_list sessions;
     struct session_list active;
     struct session_list touched;
-    struct session_list held[2];   /* whole writes; chunks: the longest held first */
+    struct request_list held[2];   /* whole writes; chunks: the longest held first */
     struct session_list readers;   /* have something in `reads` and nothing in the log */
     struct session_list contested; /* somebody waits for their producer */
     struct session_list ended;
     struct stream_list streams;
+    struct topic_queue_list ready; /* topics that have become free, and somebody waits */
+    uint64_t ready_count;
+    struct line_table lines;
+    struct deadlines deadlines;
 
+    int64_t group_ns; /* how long a group takes: a moving average */
+    uint64_t group_seen;
     uint64_t writes_in_log; /* taken and not answered */
     int64_t log_deadline;
     int64_t spin_checked_ns; /* load looked at */
@@ -294,12 +381,21 @@ void session_topics_release(struct session *session);
 /* stream.c */
 struct stream_slot *stream_find(struct session *session, uint32_t number);
 struct stream_slot *stream_open(struct session *session, uint32_t number, uint32_t topic,
-                                const struct descriptor *d);
+                                const struct descriptor *d, int64_t now);
+void stream_touch(struct stream_slot *slot, int64_t now);
+bool stream_waits(const struct stream_slot *slot); /* a chunk of it waits for its topic, or behind another */
+void stream_wait_behind(struct request *request);
+void stream_leave(struct request *request); /* BEHIND -> NEW */
+/* The chunks behind one that was taken. false: `retried`, which had been held, found no room again. */
+bool stream_go_on(struct stream_slot *slot, struct request *retried);
+void stream_answer_behind(struct stream_slot *slot);
+void stream_mark_failed(struct stream_slot *slot, int result, uint8_t reason);
 void stream_fail(struct stream_slot *slot, int result, uint8_t reason);
 void stream_close(struct stream_slot *slot);
 void stream_chunk_done(struct stream_slot *slot);
 void stream_abort_all(struct session *session);
 void stream_abort_idle(struct server *server, int64_t now);
+void stream_abort_unfinished(struct session *session); /* those whose last chunk was not published */
 int64_t stream_idle_deadline(const struct server *server);
 
 static inline unsigned is_chunk(const struct request *request)
@@ -315,8 +411,21 @@ bool drain_park_all(struct server *server); /* false: something was found instea
 bool drain_anything(struct server *server); /* something is published on an active ring */
 int admit_descriptor(const struct session *session, const struct descriptor *d) must_check;
 void admit(struct session *session, const struct descriptor *d, int64_t drained_ns, uint64_t *bytes);
-bool admit_write(struct request *request); /* false: to be held */
-void unhold(struct session *session);
+void unhold(struct session *session); /* the one that its drain stopped at */
+
+enum admission {
+    ADMIT_DECIDED, /* taken by the log, or answered */
+    ADMIT_LATER,   /* no memory or log space: to be held */
+    ADMIT_BUSY,    /* to wait for its topic */
+};
+enum admission admit_write(struct request *request);
+bool write_must_hold(const struct request *request); /* others wait for memory before it */
+void write_hold(struct request *request);            /* to the end of its row */
+void write_unhold(struct request *request);
+bool write_retry(struct request *request); /* off its row; false: no room, put it back */
+/* Ends a write that the log does not have, wherever it waits. */
+void write_end(struct request *request, int result, uint8_t reason);
+int write_watch_deadline(struct request *request) must_check; /* -ENOMEM */
 
 /* queue.c: writes that wait for their topic, and refusals that wait to be told */
 void queue_start(struct server *server); /* in server_create, once the log is known */
@@ -328,7 +437,25 @@ void queue_turn(struct server *server);
 void queue_drop_session(struct session *session, int result);
 
 /* deadline.c: O(1) when nothing is due */
+enum queue_answer { QUEUE_GO, QUEUE_WAIT, QUEUE_BUSY };
+/* May a write that comes from the ring go to the log now, as far as its topic is concerned? */
+enum queue_answer queue_ask(const struct request *request);
+int queue_join(struct request *request) must_check; /* NEW -> QUEUED; -ENOMEM */
+void queue_leave(struct request *request);          /* QUEUED -> NEW */
+bool queue_retry(struct request *request);          /* false: no room */
+uint32_t queue_estimate_us(const struct request *request);
+/* NEW -> REFUSED, and answered with MORE; false: it is to be answered for good. */
+bool queue_note_refusal(struct request *request);
+void queue_leaving(struct session *session); /* the client is gone: its refusals end */
+/* Ends what waits in this state under the user_data: 0, -ENOENT. */
+int queue_cancel(struct session *session, uint64_t user_data, enum write_state state) must_check;
+bool queue_has_number(const struct session *session, const struct topic *topic, uint64_t number);
+
 int64_t deadline_next(const struct server *server); /* INT64_MAX: none */
+int deadline_set(struct server *server, struct deadline *deadline, int64_t at,
+                 void (*due)(struct server *server, struct deadline *deadline)) must_check;
+void deadline_clear(struct server *server, struct deadline *deadline);
+void deadline_free(struct server *server);
 void deadline_turn(struct server *server, int64_t now);
 
 /* complete.c */
@@ -337,13 +464,17 @@ void complete_result(struct session *session, const struct descriptor *d, int64_
                      uint8_t reason);
 void complete_request(struct request *request, int result, uint8_t reason);
 void complete_write_done(struct write *write);
+void complete_first(struct request *request, int result, uint8_t reason); /* MORE follows */
+void complete_second(struct request *request, int result, uint32_t flags);
+bool complete_has_room(struct session *session); /* for a second one */
+void complete_write(struct request *request);    /* as the log has filled the write */
 void complete_signals(struct server *server);
 
 /* read.c */
 void read_start(struct request *request, const struct descriptor *d);
 void read_turn(struct server *server);
-void read_cancel(struct session *session, uint64_t user_data, const struct descriptor *d, int64_t drained_ns);
-void read_end_all(struct session *session, int result); /* ends what is not in the log */
+int read_cancel(struct session *session, uint64_t user_data) must_check; /* 0, -ENOENT */
+void read_end_all(struct session *session, int result);                  /* ends what is not in the log */
 
 /* handshake.c */
 void handshake_listen(struct watch *watch, uint32_t events);

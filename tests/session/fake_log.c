@@ -143,6 +143,7 @@ void log_topic_release(struct log *log, struct topic *topic)
     (void)log;
     check_bug(topic->refs > 0);
     topic->refs--;
+    check_bug(topic->refs > 0 || topic->word == NULL);
 }
 
 /* ------------------------------------------------------------------------------------------------ producers */
@@ -339,11 +340,30 @@ static void pending_drop(const struct stream *stream)
         }
 }
 
-static void topic_idle(struct topic *topic)
+bool log_topic_busy(const struct topic *topic, const void *owner)
+{
+    return topic->batches > 0 && topic->owner != owner;
+}
+
+void **log_topic_word(struct topic *topic)
+{
+    return &topic->word;
+}
+
+void log_on_topic_free(struct log *log, void (*call)(void *context, struct topic *topic), void *context)
+{
+    log->on_topic_free = call;
+    log->on_topic_free_context = context;
+}
+
+static void topic_idle(struct log *log, struct topic *topic)
 {
     check_bug(topic->batches > 0);
-    if (--topic->batches == 0)
-        topic->owner = NULL;
+    if (--topic->batches > 0)
+        return;
+    topic->owner = NULL;
+    if (topic->word != NULL && log->on_topic_free != NULL)
+        log->on_topic_free(log->on_topic_free_context, topic);
 }
 
 void log_stream_abort(struct log *log, struct stream *stream)
@@ -353,7 +373,7 @@ void log_stream_abort(struct log *log, struct stream *stream)
     if (!stream->failed) {
         stream->failed = true;
         stream->error = -ECANCELED;
-        topic_idle(stream->topic);
+        topic_idle(log, stream->topic);
     }
     pending_drop(stream);
 }
@@ -391,6 +411,10 @@ int log_write(struct log *log, struct write *write)
         write->reason = REASON_TOPIC;
         return -EBUSY;
     }
+    if (log->room != 0 && log->taken >= log->room) {
+        write->reason = REASON_MEMORY;
+        return -EAGAIN;
+    }
     struct fake_entry *entries = NULL;
     size_t count = 0;
     int rc = copy_payload(write, &entries, &count);
@@ -420,6 +444,8 @@ int log_write(struct log *log, struct write *write)
         pending->entries = entries;
         pending->count = count;
     }
+    log->taken++;
+    write->reason = REASON_NONE;
     write->next = NULL;
     *log->last = write;
     log->last = &write->next;
@@ -435,7 +461,20 @@ static void commit(struct log *log, struct write *write)
     write->flags = 0;
     write->group = ++log->stats.groups;
     write->level_reached = topic->level;
-    write->submitted_ns = write->durable_ns = io_now(log->io);
+    write->durable_ns = io_now(log->io);
+    write->submitted_ns = write->durable_ns - log->group_takes_ns;
+    if (log->fail_count > 0) {
+        log->fail_count--;
+        write->result = log->fail;
+        write->reason = log->fail_reason;
+        pending_drop(key);
+        if (write->producer != NULL)
+            number_of(log, write->producer, topic)->admitted = number_of(log, write->producer, topic)->last;
+        if (write->kind == WRITE_BATCH)
+            topic_idle(log, topic);
+        write->done(write);
+        return;
+    }
     bool whole = write->kind != WRITE_CHUNK || (write->last && !write->stream->failed);
     if (whole) {
         struct pending *pending = pending_of(key, false);
@@ -452,7 +491,7 @@ static void commit(struct log *log, struct write *write)
         log->stats.batches++;
         log->stats.entries += write->committed;
         if (write->kind != WRITE_APPEND)
-            topic_idle(topic);
+            topic_idle(log, topic);
     }
     write->done(write);
     if (whole)
@@ -512,6 +551,7 @@ int64_t log_turn(struct log *log)
         return INT64_MAX;
     }
     if (!log->hold_answers) {
+        log->taken = 0;
         struct write *write = log->first;
         log->first = NULL;
         log->last = &log->first;

@@ -23,6 +23,7 @@ struct topic {
     struct fake_entry *entries;
     size_t count;
     struct topic_waiter *waiters;
+    void *word;
 };
 
 struct producer {
@@ -66,6 +67,14 @@ struct log {
     bool fail_on_turn; /* log_failed from the next turn on */
     int aborts;        /* log_stream_abort calls */
     int writes_seen;   /* log_write calls */
+    int room;          /* so many writes are taken between two turns, then -EAGAIN, MEMORY; 0 = any number */
+    int taken;         /* since the last turn that answered */
+    int fail;          /* the next `fail_count` writes are taken, and answered with this */
+    uint8_t fail_reason;
+    int fail_count;
+    int64_t group_takes_ns; /* as the stamps of a write have it */
+    void (*on_topic_free)(void *context, struct topic *topic);
+    void *on_topic_free_context;
     uint64_t busy_hash;
 };
 
