@@ -90,11 +90,11 @@ static void refuse(struct server *server, int fd, const struct error *why)
     ssize_t ignored = send(fd, &welcome, sizeof welcome, MSG_DONTWAIT | MSG_NOSIGNAL);
     (void)ignored;
     /* Closing over an unread hello would give the peer ECONNRESET instead of the words. */
-    char hello[1];
+    struct msghdr anything = {0};
     shutdown(fd, SHUT_RD);
-    for (int i = 0; i < 8 && recv(fd, hello, sizeof hello, MSG_DONTWAIT) > 0; i++)
+    for (int i = 0; i < 8 && rights_receive(server, fd, &anything, MSG_DONTWAIT | MSG_TRUNC) > 0; i++)
         continue;
-    close(fd);
+    rights_close(server, fd);
     server->values.session_refused++;
     server->values.session_refused_quota += why->code == -EDQUOT;
     server->stat_dirty = true;
@@ -349,7 +349,7 @@ static void release(struct handshake *handshake)
 static void give_up(struct handshake *handshake)
 {
     over(handshake);
-    close(handshake->socket.fd);
+    rights_close(handshake->server, handshake->socket.fd);
     release(handshake);
 }
 
@@ -431,8 +431,8 @@ static void socket_ready(struct watch *watch, uint32_t events)
     struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
     /* MSG_TRUNC: the real length, so that a longer message is not taken for a hello. There is no room for
      * descriptors, so the kernel drops those that were sent along, and says MSG_CTRUNC. */
-    ssize_t n = recvmsg(watch->fd, &message, MSG_DONTWAIT | MSG_TRUNC);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+    ssize_t n = rights_receive(handshake->server, watch->fd, &message, MSG_DONTWAIT | MSG_TRUNC);
+    if (n == -EAGAIN || n == -EINTR)
         return;
     if (n <= 0) {
         give_up(handshake);

@@ -14,7 +14,7 @@
  *        +-----------------------------------------------------------------is undecided -------+
  *
  *   FENCING  what was published before the take-over is taken as ever
- *   FENCED   what waited for a topic was answered -ESTALE, open streams are rolled back; whatever the client
+ *   FENCED   what waited for a topic was answered -ESTALE, unfinished streams are rolled back; whatever the client
  *            sends from here on is answered -ESTALE (admission.c); its connection stays
  *   DECIDED  the word is cleared, the first one in the row is welcomed and holds the producer; the others wait
  *            for that one, which is fenced at once
@@ -152,7 +152,7 @@ void producer_fence_reached(struct session *session)
     session->fenced = true;
     queue_drop_session(session, -ESTALE);
     for (uint32_t i = 0; i < MAX_STREAMS_OPEN && session->state != SESSION_ENDED; i++)
-        if (session->streams[i].state == STREAM_OPEN)
+        if (session->streams[i].state == STREAM_OPEN && !session->streams[i].whole)
             stream_fail(&session->streams[i], -ESTALE, REASON_NONE);
 }
 

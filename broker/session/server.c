@@ -283,6 +283,7 @@ int server_create(const struct server_options *options, struct server **out, str
     server->epoch = stats.epoch;
     spin_start(server);
     queue_start(server);
+    rights_start(server);
     server->turn_started_ns = io_now(server->io);
     int rc;
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);

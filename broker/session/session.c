@@ -358,7 +358,8 @@ void session_end(struct session *session)
     if (session->state == SESSION_LIVE)
         unwatch(session);
     session->state = SESSION_ENDED;
-    close(session->socket.fd); /* the client sees the end now, whatever else is still on its way */
+    /* The client sees the end now, whatever else is still on its way. */
+    rights_close(server, session->socket.fd);
     session->socket.fd = -1;
     if (session->active)
         session_park(session);

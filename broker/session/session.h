@@ -337,6 +337,7 @@ struct server {
     uint32_t connections;          /* half-open ones included */
     uint64_t queue;                /* entries of all rings */
     bool no_pidfd_said;
+    bool rights_refused; /* by the kernel: no message carries descriptors */
     int64_t turn_started_ns;
     int64_t idle_since_ns; /* when the last work was done */
 
@@ -394,8 +395,8 @@ void stream_fail(struct stream_slot *slot, int result, uint8_t reason);
 void stream_close(struct stream_slot *slot);
 void stream_chunk_done(struct stream_slot *slot);
 void stream_abort_all(struct session *session);
-void stream_abort_idle(struct server *server, int64_t now);
 void stream_abort_unfinished(struct session *session); /* those whose last chunk was not published */
+void stream_abort_idle(struct server *server, int64_t now);
 int64_t stream_idle_deadline(const struct server *server);
 
 static inline unsigned is_chunk(const struct request *request)
@@ -436,7 +437,6 @@ void queue_turn(struct server *server);
  * still be answered. In the log nothing of it is. */
 void queue_drop_session(struct session *session, int result);
 
-/* deadline.c: O(1) when nothing is due */
 enum queue_answer { QUEUE_GO, QUEUE_WAIT, QUEUE_BUSY };
 /* May a write that comes from the ring go to the log now, as far as its topic is concerned? */
 enum queue_answer queue_ask(const struct request *request);
@@ -451,11 +451,12 @@ void queue_leaving(struct session *session); /* the client is gone: its refusals
 int queue_cancel(struct session *session, uint64_t user_data, enum write_state state) must_check;
 bool queue_has_number(const struct session *session, const struct topic *topic, uint64_t number);
 
-int64_t deadline_next(const struct server *server); /* INT64_MAX: none */
+/* deadline.c: O(1) when nothing is due */
 int deadline_set(struct server *server, struct deadline *deadline, int64_t at,
                  void (*due)(struct server *server, struct deadline *deadline)) must_check;
 void deadline_clear(struct server *server, struct deadline *deadline);
 void deadline_free(struct server *server);
+int64_t deadline_next(const struct server *server); /* INT64_MAX: none */
 void deadline_turn(struct server *server, int64_t now);
 
 /* complete.c */
@@ -463,11 +464,11 @@ void complete_post(struct session *session, struct completion *completion);
 void complete_result(struct session *session, const struct descriptor *d, int64_t drained_ns, int result,
                      uint8_t reason);
 void complete_request(struct request *request, int result, uint8_t reason);
-void complete_write_done(struct write *write);
 void complete_first(struct request *request, int result, uint8_t reason); /* MORE follows */
 void complete_second(struct request *request, int result, uint32_t flags);
 bool complete_has_room(struct session *session); /* for a second one */
 void complete_write(struct request *request);    /* as the log has filled the write */
+void complete_write_done(struct write *write);
 void complete_signals(struct server *server);
 
 /* read.c */
@@ -483,6 +484,13 @@ void handshake_free_over(struct server *server);
 void handshake_end_all(struct server *server);
 void handshake_go_on(struct handshake *handshake); /* WAITS -> OVER: nobody has its producer any more */
 void account_release(struct server *server, struct account *account, uint64_t shared);
+
+/* rights.c: whatever descriptors a message carries, they do not hold the loop up */
+struct msghdr;
+void rights_start(struct server *server);
+void rights_catch_up(struct server *server); /* the kernel cannot refuse them */
+ssize_t rights_receive(const struct server *server, int fd, struct msghdr *message, int flags);
+void rights_close(const struct server *server, int fd);
 
 /* producer.c */
 /* Gives the handshake the producer that its hello asks for, if any. 0: done; 1: it waits for the holder; else
