@@ -17,14 +17,15 @@
  *       |                                 ^  |  \_____ needs one _____> FLUSH ---- good -----> IDLE
  *       | does not fit                    |  |                            |
  *       v                                 |  | a write failed             | bad: fail-stop
- *     CHANGE_FLUSH -> CHANGE_HEADER -> CHANGE_PROVE <----+                v
+ *     CHANGE_FLUSH -> CHANGE_HEADER -> CHANGE_PROVE <----+ ROLL_WAIT      v
  *       |  bad            | bad           | bad          |              (G10)
  *       +-----------------+---------------+--> fail-stop |
  *                                                        |
  *   5. A write of the group failed: the same change of segment, from the group's start: "roll". From the
  *      moment its header is durable the failed bytes can never count, whatever they are. Then the group is
  *      written again there, once. If that fails too, the log rolls once more and the group's writes are
- *      answered with the error: never before that header is flushed (G3).
+ *      answered with the error: never before that header is flushed (G3). While the pool has no spare yet
+ *      (the first moments of a broker) the roll waits for it; if none can be made: fail-stop.
  *   6. A failed flush, a failed header: nothing is answered any more; recovery decides once, for ever.
  *
  * Invariants: one group in flight at most; all its completions are reaped before anything else is submitted;
@@ -129,7 +130,7 @@ static void group_seal(struct log *log, struct group *g)
             entry->offset = g->used;
             g->used += entry->header_bytes + entry->payload_bytes;
         }
-        if (note->pair != NULL)
+        if (note->pair != NULL && has_sequence(frame)) /* dead bytes bring nobody into the catalogue */
             seal_producer(g, note->pair->producer, wall);
     }
     g->number = log->next_group;
@@ -575,8 +576,15 @@ static void change_begin(struct log *log, bool roll)
     c->roll = roll;
     if (roll) {
         c->give_up = c->attempts >= 2;
-        if (!pool_take(log, log->block + c->group->length, true, &c->next)) {
-            log_fail(log, "no spare segment to roll back into");
+        uint64_t wanted = log->block + c->group->length;
+        bool enough = c->give_up ? log->pool.count > 0 : pool_fits(log, wanted);
+        if (!enough && log->pool.error == 0) {
+            c->state = COMMIT_ROLL_WAIT; /* shortly after a start: see commit_turn */
+            return;
+        }
+        if (!pool_take(log, wanted, true, &c->next)) {
+            log_fail(log, "no spare segment to roll back into, and none can be prepared: %s",
+                     strerror(-log->pool.error));
             return;
         }
     }
@@ -599,6 +607,8 @@ static bool flush_due(const struct log *log)
 void commit_turn(struct log *log)
 {
     struct commit *c = &log->commit;
+    if (c->state == COMMIT_ROLL_WAIT && log->failed.code == 0)
+        change_begin(log, true);
     if (c->state != COMMIT_IDLE || log->failed.code != 0)
         return;
     if (flush_due(log)) {

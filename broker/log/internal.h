@@ -159,6 +159,7 @@ struct group {
 
 enum commit_state {
     COMMIT_IDLE,
+    COMMIT_ROLL_WAIT,     /* a write failed and the spare to roll into is still being prepared */
     COMMIT_CHANGE_FLUSH,  /* current segment is flushed before its successor's header is written */
     COMMIT_CHANGE_HEADER, /* header of the successor is being written */
     COMMIT_CHANGE_PROVE,  /* ... and flushed: from then on it decides the predecessor's end */
@@ -492,6 +493,7 @@ bool commit_fits(const struct log *log, uint64_t bytes);
 void pool_turn(struct log *log);
 bool pool_take(struct log *log, uint64_t at_least, bool any, struct spare *out);
 bool pool_can_spare(const struct log *log);
+bool pool_fits(const struct log *log, uint64_t at_least); /* one that is ready is so long */
 void pool_put(struct log *log, struct spare spare);
 bool pool_busy(const struct log *log);
 void pool_free(struct log *log);

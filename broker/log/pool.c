@@ -53,6 +53,14 @@ bool pool_can_spare(const struct log *log)
     return count_large(log) >= (log->options.prepare_only_spare ? 1 : POOL_SEGMENTS);
 }
 
+bool pool_fits(const struct log *log, uint64_t at_least)
+{
+    for (uint32_t i = 0; i < log->pool.count; i++)
+        if (log->pool.ready[i].length >= at_least)
+            return true;
+    return false;
+}
+
 /* `any`: for a roll-back or a start: the smallest that is large enough, else whatever there is. */
 bool pool_take(struct log *log, uint64_t at_least, bool any, struct spare *out)
 {
@@ -114,6 +122,7 @@ static void failed(struct log *log, const char *what, int error)
     undo(log);
 }
 
+/* Nor while somebody waits for the file. */
 static bool may_zero(const struct log *log)
 {
     return log->commit.state == COMMIT_IDLE && log->gather->count == 0;
@@ -130,7 +139,7 @@ static bool zero_wanted(const struct log *log)
 static void zero_or_flush(struct log *log)
 {
     struct pool *p = &log->pool;
-    if (zero_wanted(log)) {
+    if (zero_wanted(log) && log->commit.state != COMMIT_ROLL_WAIT) {
         if (!may_zero(log)) {
             p->state = POOL_ZERO; /* waits for an idle turn */
             p->op.done = NULL;
@@ -226,7 +235,8 @@ void pool_turn(struct log *log)
         zero_or_flush(log);
         return;
     }
-    if (p->state != POOL_IDLE || (log->stopping && log->gather->count == 0))
+    bool needed = log->gather->count > 0 || log->commit.state == COMMIT_ROLL_WAIT;
+    if (p->state != POOL_IDLE || (log->stopping && !needed))
         return;
     if (p->error != 0 && io_now(log->io) < p->retry_at)
         return;

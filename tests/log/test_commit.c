@@ -453,6 +453,50 @@ Test(commit, no_random_numbers_for_a_segment_is_a_fail_stop)
     decided_once(1);
 }
 
+Test(commit, g3_a_roll_back_in_the_first_moments_of_a_broker_waits_for_its_spare)
+{
+    for (unsigned stop = 0; stop < 2; stop++) {
+        life_remove(&life);
+        life_make(&life);
+        life_start(&life);
+        io_fault_hold(life.io, IO_CREATE, true); /* of the first spare */
+        fail_ops(IO_WRITE, 1 << 0, -EIO);
+        struct sent *sent = batch(3, 5000);
+        life_until_held(&life, IO_CREATE, 1);
+        for (unsigned i = 0; i < 200; i++)
+            life_turn(&life);
+        cr_assert_null(log_failed(life.log));
+        cr_assert(!sent->done);
+        cr_assert(log_busy(life.log));
+        io_fault_hold(life.io, IO_CREATE, false);
+        io_fault_release(life.io, IO_CREATE, 1);
+        if (stop == 0)
+            life_settle(&life);
+        else
+            life_stop(&life); /* waits for it, too */
+        cr_assert(sent->done);
+        cr_assert_eq(sent->write.result, 0);
+        life_committed(&life, "t", 3);
+        if (stop == 1)
+            life_start(&life);
+        cr_assert_eq(life_stats(&life).rollbacks, 1u - stop);
+        life_verify(&life);
+    }
+}
+
+Test(commit, g10_a_roll_back_whose_spare_cannot_be_made_is_a_fail_stop)
+{
+    life_remove(&life);
+    life_make(&life);
+    life_start(&life);
+    io_fault_set(
+        life.io, IO_CREATE,
+        &(struct fault){.action = FAULT_FAIL_BEFORE, .error = ENOSPC, .nth = 1, .from_then_on = true});
+    fail_ops(IO_WRITE, 1 << 0, -EIO);
+    stopped_without_an_answer(batch(3, 100), "none can be prepared");
+    decided_once(3);
+}
+
 Test(commit, g10_no_spare_to_roll_back_into_is_a_fail_stop)
 {
     life_remove(&life);
