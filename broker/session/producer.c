@@ -142,7 +142,7 @@ static void fence(struct session *holder)
     }
     holder->fence_tail = holder->state == SESSION_LIVE ? holder->sq.mirror.p_tail : holder->final_tail;
     session_activate(holder);
-    if (holder->sq.mirror.c_head == holder->fence_tail)
+    if (holder->sq.mirror.c_head == holder->fence_tail && holder->held == NULL)
         producer_fence_reached(holder); /* else drain.c comes to it */
 }
 

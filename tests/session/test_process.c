@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -18,6 +20,9 @@
 
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83
+#endif
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
 #endif
 #define OTHER_UID   65534
 #define PATIENCE_NS INT64_C(30000000000)
@@ -235,6 +240,97 @@ Test(process, g22_the_name_of_a_dead_process_is_free_for_the_next_one)
         if (child != 0)
             kill(child, SIGKILL);
     }
+    rig_stop(&rig);
+}
+
+#define ANY UINT32_MAX
+
+/* Makes the kernel answer one system call, with the given third argument, with an error. There is no way
+ * back: the test's process ends with the test. */
+static void forbid(int call, uint32_t third_argument, int error)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, third_argument == ANY ? 1 : 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, third_argument, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    if (third_argument == ANY)
+        code[2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error);
+    struct sock_fprog program = {.len = array_count(code), .filter = code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+        cr_skip("SKIPPED: no seccomp filter to be had: %s", strerror(errno));
+}
+
+static void forbid_peer_pidfd(int error)
+{
+    forbid(SYS_getsockopt, SO_PEERPIDFD, error);
+}
+
+/* With what is forbidden by now. */
+static void expect_death_seen(void)
+{
+    struct peer peer = peer_start(publish_and_fork);
+    cr_assert_eq(peer_says(&peer), 1);
+    tell(peer.line, 0);
+    pid_t child = peer_says(&peer);
+    cr_assert_eq(kill(peer.pid, SIGKILL), 0);
+    TURN_UNTIL(values()->session_connections == 0);
+    cr_assert_eq(values()->session_process_deaths, 1);
+    peer_end(&peer, 0);
+    kill(child, SIGKILL);
+}
+
+Test(process, g22_without_peer_pidfd_the_death_is_seen_by_the_pid)
+{
+    rig_start(&rig, NULL, 0);
+    forbid_peer_pidfd(ENOPROTOOPT); /* as before Linux 6.5 */
+    expect_death_seen();
+    rig_stop(&rig);
+}
+
+Test(process, without_any_pidfd_the_socket_tells)
+{
+    rig_start(&rig, NULL, 0);
+    forbid_peer_pidfd(ENOPROTOOPT);
+    forbid(SYS_pidfd_open, ANY, ENOSYS);
+    struct client clients[2];
+    client_connect(&rig, &clients[0]);
+    client_connect(&rig, &clients[1]);
+    cr_assert(rig.server->no_pidfd_said);
+    client_close(&clients[0]);
+    TURN_UNTIL(values()->session_connections == 1);
+    client_close(&clients[1]);
+    rig_stop(&rig);
+}
+
+Test(process, g25_no_descriptor_for_the_pidfd_refuses_the_connection)
+{
+    rig_start(&rig, NULL, 0);
+    int descriptors = open_descriptors();
+    forbid_peer_pidfd(EMFILE);
+    struct client client;
+    struct hello hello = hello_good();
+    cr_assert_eq(client_handshake(&rig, &client, &hello, sizeof hello), -EDQUOT);
+    client_close(&client);
+    cr_assert_eq(open_descriptors(), descriptors);
+    cr_assert_eq(values()->session_out_of_descriptors, 1);
+    rig_stop(&rig);
+}
+
+Test(process, a_client_that_ended_before_its_welcome_gets_no_session)
+{
+    rig_start(&rig, NULL, 0);
+    int descriptors = open_descriptors();
+    forbid_peer_pidfd(ESRCH);
+    struct client client;
+    struct hello hello = hello_named("gone");
+    cr_assert_eq(client_handshake(&rig, &client, &hello, sizeof hello), -ECONNRESET);
+    client_close(&client);
+    expect_nothing_left(descriptors);
     rig_stop(&rig);
 }
 

@@ -350,6 +350,126 @@ Test(producer, a_take_over_rolls_the_old_ones_open_stream_back)
     rig_stop(&rig);
 }
 
+Test(producer, a_take_over_waits_for_a_write_that_is_held_for_memory)
+{
+    rig_start(&rig, NULL, 0);
+    struct client old, new;
+    cr_assert_eq(attach(&old, "orders", 0), 0);
+    uint32_t topic = client_topic(&rig, &old, "t");
+    rig.log.refuse = -EAGAIN;
+    rig.log.refuse_reason = REASON_MEMORY;
+    rig.log.refuse_count = INT32_MAX;
+    for (uint64_t n = 1; n <= 2; n++) {
+        struct descriptor d = numbered(&old, topic, n);
+        client_push(&old, &d);
+    }
+    rig_turn(&rig, 40);
+    begin(&new, "orders", HELLO_TAKE_OVER);
+    cr_assert(waits(&new), "one is held, the next one is still in the ring");
+    rig.log.refuse_count = 0;
+    cr_assert_eq(welcomed(&new), 0);
+    cr_assert_eq(fake_topic(&rig.log, "t")->count, 2);
+    client_close(&old);
+    client_close(&new);
+    rig_stop(&rig);
+}
+
+/* The topic is kept by another handle's stream. */
+static uint32_t keep_topic_busy(struct client *other)
+{
+    client_connect(&rig, other);
+    uint32_t topic = client_topic(&rig, other, "t");
+    struct descriptor chunk = client_text(other, topic, 0, "half");
+    chunk.op = OP_CHUNK;
+    chunk.flags = DESCRIPTOR_FIRST;
+    chunk.stream = 1;
+    cr_assert_eq(client_call(&rig, other, &chunk).result, 0);
+    return topic;
+}
+
+static void end_stream(struct client *other, uint32_t topic)
+{
+    struct descriptor chunk = client_text(other, topic, 0, "whole");
+    chunk.op = OP_CHUNK;
+    chunk.flags = DESCRIPTOR_LAST;
+    chunk.stream = 1;
+    chunk.chunk = 1;
+    cr_assert_eq(client_call(&rig, other, &chunk).result, 0);
+}
+
+Test(producer, g5_a_take_over_drops_what_waits_for_a_topic)
+{
+    rig_start(&rig, NULL, 0);
+    struct client old, new, other;
+    uint32_t busy = keep_topic_busy(&other);
+    cr_assert_eq(attach(&old, "orders", 0), 0);
+    uint32_t topic = client_topic(&rig, &old, "t");
+    struct descriptor queued = numbered(&old, topic, 1);
+    queued.flags = DESCRIPTOR_QUEUE;
+    client_push(&old, &queued);
+    rig_turn(&rig, 40);
+    struct completion completion;
+    cr_assert_not(client_pop(&old, &completion), "it waits");
+    cr_assert_eq(attach(&new, "orders", HELLO_TAKE_OVER), 0, "nothing of it is undecided");
+    completion = client_answer(&rig, &old);
+    cr_assert_eq(completion.user_data, queued.user_data);
+    cr_assert_eq(completion.result, -ESTALE);
+    end_stream(&other, busy);
+    cr_assert_eq(fake_topic(&rig.log, "t")->count, 2, "both halves of the other one, nothing else");
+    topic = client_topic(&rig, &new, "t");
+    struct descriptor d = numbered(&new, topic, 1);
+    cr_assert_eq(client_call(&rig, &new, &d).result, 0, "its number was not used up");
+    client_close(&old);
+    client_close(&new);
+    client_close(&other);
+    rig_stop(&rig);
+}
+
+Test(producer, g22_what_a_dead_one_had_queued_is_decided_before_the_next_one_is_welcomed)
+{
+    rig_start(&rig, NULL, 0);
+    struct client old, new, other;
+    uint32_t busy = keep_topic_busy(&other);
+    cr_assert_eq(attach(&old, "orders", 0), 0);
+    uint32_t topic = client_topic(&rig, &old, "t");
+    struct descriptor queued = numbered(&old, topic, 1);
+    queued.flags = DESCRIPTOR_QUEUE;
+    client_push(&old, &queued);
+    client_close(&old);
+    begin(&new, "orders", 0);
+    cr_assert(waits(&new), "it is published: treated as if its producer lived");
+    end_stream(&other, busy);
+    cr_assert_eq(welcomed(&new), 0);
+    cr_assert_eq(fake_topic(&rig.log, "t")->count, 3);
+    topic = client_topic(&rig, &new, "t");
+    struct descriptor d = numbered(&new, topic, 1);
+    struct completion completion = client_call(&rig, &new, &d);
+    cr_assert_eq(completion.result, 0);
+    cr_assert((completion.flags & COMPLETION_DUPLICATE) != 0);
+    client_close(&new);
+    client_close(&other);
+    rig_stop(&rig);
+}
+
+Test(producer, a_take_over_of_a_dead_one_does_not_wait_for_its_topics)
+{
+    rig_start(&rig, NULL, 0);
+    struct client old, new, other;
+    uint32_t busy = keep_topic_busy(&other);
+    cr_assert_eq(attach(&old, "orders", 0), 0);
+    uint32_t topic = client_topic(&rig, &old, "t");
+    struct descriptor queued = numbered(&old, topic, 1);
+    queued.flags = DESCRIPTOR_QUEUE;
+    client_push(&old, &queued);
+    client_close(&old);
+    cr_assert_eq(attach(&new, "orders", HELLO_TAKE_OVER), 0, "%s", new.welcome.text);
+    end_stream(&other, busy);
+    cr_assert_eq(fake_topic(&rig.log, "t")->count, 2);
+    client_close(&new);
+    client_close(&other);
+    rig_stop(&rig);
+}
+
 Test(producer, a_follow_of_the_old_one_does_not_hold_the_new_one_up)
 {
     rig_start(&rig, NULL, 0);

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -221,20 +222,29 @@ Test(walrusd, ends_with_clients_connected)
     cr_assert_eq(end(&broker, SIGTERM), 0);
 }
 
-/* A connection with the smallest sizes; its welcome. */
-static int connect_to(const char *path, struct welcome *welcome)
+/* With the smallest sizes. "" = no name. */
+static struct hello hello_for(const char *name)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
     struct hello hello = {.magic = MESSAGE_MAGIC,
                           .version_min = LAYOUT_VERSION,
                           .version_max = LAYOUT_VERSION,
                           .fingerprint = layout_fingerprint(),
                           .queue_entries = MIN_QUEUE_ENTRIES,
                           .arena_bytes = MIN_ARENA_BYTES,
-                          .window_bytes = MIN_WINDOW_BYTES};
+                          .window_bytes = MIN_WINDOW_BYTES,
+                          .name_bytes = (uint32_t)strlen(name)};
+    memcpy(hello.name, name, strlen(name));
+    return hello;
+}
+
+/* A connection; its welcome. */
+static int connect_to(const char *path, struct welcome *welcome)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    struct hello hello = hello_for("");
     cr_assert_eq(send(fd, &hello, sizeof hello, MSG_NOSIGNAL), sizeof hello);
     cr_assert_eq(recv(fd, welcome, sizeof *welcome, 0), sizeof *welcome);
     return fd;
@@ -270,6 +280,104 @@ Test(walrusd, tells_clients_the_largest_batch_and_the_watermarks)
     cr_assert_eq(welcome.max_batch_bytes, 5u << 20);
     cr_assert_eq(welcome.watermark_slots, 1000);
     close(fd);
+    cr_assert_eq(end(&broker, SIGTERM), 0);
+}
+
+/* What the kernel counts of a process; the page counts of its statm, and its descriptors. */
+struct usage {
+    long mapped, resident, descriptors, mappings;
+};
+
+static bool usage_of(pid_t pid, struct usage *usage)
+{
+    char path[64];
+    *usage = (struct usage){0};
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    DIR *folder = opendir(path);
+    if (folder == NULL) /* what cannot be dumped is root's alone */
+        return false;
+    while (readdir(folder) != NULL)
+        usage->descriptors++;
+    closedir(folder);
+    snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+    FILE *file = fopen(path, "r");
+    cr_assert_not_null(file);
+    cr_assert_eq(fscanf(file, "%ld %ld", &usage->mapped, &usage->resident), 2);
+    fclose(file);
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
+    file = fopen(path, "r");
+    cr_assert_not_null(file);
+    for (int c = fgetc(file); c != EOF; c = fgetc(file))
+        usage->mappings += c == '\n';
+    fclose(file);
+    return true;
+}
+
+/* One client that connects and is killed, some with a name, some before their welcome, some that have said
+ * nothing. */
+static void connect_and_die(int cycle)
+{
+    pid_t pid = fork();
+    cr_assert_geq(pid, 0);
+    if (pid == 0) {
+        struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "s.sock"};
+        struct hello hello = hello_for("");
+        if (cycle % 2 == 0) {
+            hello = hello_for("mortal");
+            hello.flags = HELLO_TAKE_OVER;
+        }
+        struct welcome welcome = {0};
+        int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+        bool well = connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+        if (cycle % 10 != 9)
+            well = well && send(fd, &hello, sizeof hello, MSG_NOSIGNAL) == (ssize_t)sizeof hello;
+        if (cycle % 10 < 8)
+            well = well && recv(fd, &welcome, sizeof welcome, 0) == (ssize_t)sizeof welcome &&
+                   welcome.status == 0;
+        raise(well ? SIGKILL : SIGABRT);
+    }
+    int status;
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "cycle %d went wrong", cycle);
+}
+
+/* A connection that is welcomed after all those before it have been noticed. */
+static void meet(void)
+{
+    struct welcome welcome;
+    close(connect_to("s.sock", &welcome));
+    cr_assert_eq(welcome.status, 0, "%s", welcome.text);
+}
+
+Test(walrusd, g25_clients_that_connect_and_are_killed_leave_nothing, .timeout = 600)
+{
+    const char *wanted = getenv("WALRUS_TEST_CYCLES");
+    int cycles = wanted != NULL ? (int)strtol(wanted, NULL, 10) : 300;
+    struct broker broker = start_ready("--data-dir d --socket s.sock", "s.sock");
+    struct usage before, after;
+    if (!usage_of(broker.pid, &before)) {
+        end(&broker, SIGTERM);
+        cr_skip("SKIPPED: looking at walrusd in /proc takes root");
+    }
+    for (int i = 0; i < 100; i++) /* the allocator and the log have what they keep */
+        connect_and_die(i);
+    for (int i = 0; i < 200; i++)
+        meet();
+    cr_assert(usage_of(broker.pid, &before));
+    for (int i = 0; i < cycles; i++)
+        connect_and_die(i);
+    int patience = 1000;
+    do
+        meet();
+    while (usage_of(broker.pid, &after) && after.descriptors > before.descriptors && --patience > 0);
+    printf("%d cycles: descriptors %ld -> %ld, mappings %ld -> %ld, pages mapped %ld -> %ld, resident %ld -> "
+           "%ld\n",
+           cycles, before.descriptors, after.descriptors, before.mappings, after.mappings, before.mapped,
+           after.mapped, before.resident, after.resident);
+    cr_assert_leq(after.descriptors, before.descriptors);
+    cr_assert_leq(after.mappings, before.mappings + 2);
+    cr_assert_leq(after.mapped, before.mapped + 256);
+    cr_assert_leq(after.resident, before.resident + 256);
     cr_assert_eq(end(&broker, SIGTERM), 0);
 }
 
