@@ -53,7 +53,6 @@
 
 #define FIRST_PAUSE      (2 * NS_PER_MS)
 #define LONGEST_PAUSE    NS_PER_S
-#define STEADY           NS_PER_S /* a connection that lasted so long begins with FIRST_PAUSE again */
 #define DEFAULT_PATIENCE (30 * NS_PER_S)
 #define DEFAULT_WELCOME  (5 * NS_PER_S)
 #define REOPEN_WORD      UINT32_C(0x80000000) /* user_data of an OP_OPEN of ours; never a request's index */
@@ -79,7 +78,7 @@ struct reconnect {
     int64_t give_up_at;
     int64_t next; /* when the timer fires */
     int64_t pause;
-    int64_t up_since;
+    uint64_t dispatched; /* of the handle, when the connection came up */
     bool fenced;
     struct kept *kept; /* queue_entries, by the request's index */
     struct reopening *topics;
@@ -114,7 +113,6 @@ int walrus__reconnect_init(struct walrus *handle, const struct attempt *attempt,
     again->patience = reconnect_ns != 0 ? reconnect_ns : DEFAULT_PATIENCE;
     again->welcome_ns = timeout_ns != 0 ? timeout_ns : DEFAULT_WELCOME;
     again->pause = FIRST_PAUSE;
-    again->up_since = walrus__now();
     remember_producer(handle);
     again->kept = calloc(handle->queue_entries, sizeof *again->kept);
     if (again->kept == NULL)
@@ -247,9 +245,8 @@ bool walrus__reconnect_begin(struct walrus *handle, int *code, char *words, size
         return false;
     }
     if (handle->link == LINK_UP) {
-        int64_t now = walrus__now();
-        if (now - again->up_since >= STEADY)
-            again->pause = FIRST_PAUSE;
+        if (handle->dispatched != again->dispatched)
+            again->pause = FIRST_PAUSE; /* that one was good for something */
         again->give_up_at = walrus__deadline(again->patience);
         handle->link = LINK_DOWN; /* first of all: what follows comes by here again */
         end_unrepeatable(handle);
@@ -584,7 +581,7 @@ static void go_up(struct walrus *handle)
     }
     handle->link = LINK_UP;
     handle->reconnects++;
-    again->up_since = walrus__now();
+    again->dispatched = handle->dispatched;
     set_timer(again, FOR_EVER);
     walrus__ring_doorbell(handle);
 }

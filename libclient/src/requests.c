@@ -94,8 +94,6 @@ bool walrus__push(struct walrus *handle, struct descriptor *descriptor)
 
 int walrus__submit(struct walrus *handle, struct submission *submission, uint32_t *index_out)
 {
-    if (handle->link != LINK_UP && handle->lost == 0)
-        walrus__reconnect_step(handle);
     if (handle->lost != 0)
         return walrus__fail_lost(handle);
     if (!walrus__has_credit(handle))
@@ -127,6 +125,7 @@ int walrus__submit(struct walrus *handle, struct submission *submission, uint32_
         *index_out = index;
     if (handle->again != NULL)
         walrus__reconnect_keep(handle, index, &submission->descriptor);
+    /* No step here: it could change the topic number that the caller has just looked up, or answer. */
     if (handle->link != LINK_UP)
         return 0; /* it is sent with what was in flight, once there is a broker */
     if (!walrus__push(handle, &submission->descriptor)) {
