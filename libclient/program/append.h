@@ -29,8 +29,8 @@ enum news {
     NEWS_BROKER = 1 << 1, /* a completion, or the broker's death */
 };
 
-/* Waits for input, the broker, a signal (interrupt_number() says so) or a silence of `limit_ms` (negative: for
- * ever), which is no news. An exit code, EXIT_DONE with *news set, else after a complaint. */
+/* Waits for input, the broker, a signal (interrupt_number() says so) or a silence of `limit_ms` (negative:
+ * for ever), which is no news. An exit code, EXIT_DONE with *news set, else after a complaint. */
 int append_wait(struct append *append, int limit_ms, unsigned *news) __attribute__((warn_unused_result));
 
 /* The descriptor of the broker says something and there is nothing to reap: a round trip tells a dead broker

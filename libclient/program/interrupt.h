@@ -1,5 +1,5 @@
-/* interrupt.h: SIGINT and SIGTERM as a request to end in order. The first one is only noted; the next one ends
- * the process at once, as if nothing had been caught. */
+/* interrupt.h: SIGINT and SIGTERM as a request to end in order. The first one is only noted; the next one
+ * ends the process at once, as if nothing had been caught. */
 #ifndef WALRUS_PROGRAM_INTERRUPT_H
 #define WALRUS_PROGRAM_INTERRUPT_H
 
