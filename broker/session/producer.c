@@ -175,6 +175,7 @@ void producer_leave_row(struct handshake *handshake)
         TAILQ_REMOVE(&holder->server->contested, holder, contest);
 }
 
+/* The first in the row has it; the next one, which has asked to take over, takes it over from that one. */
 static void pass_on(struct session *from)
 {
     struct producer *producer = from->producer;
@@ -183,24 +184,33 @@ static void pass_on(struct session *from)
     while ((waiter = TAILQ_FIRST(&from->waiters)) != NULL) {
         struct session *holder = holder_of(producer);
         producer_leave_row(waiter);
-        if (holder == NULL) {
-            handshake_go_on(waiter); /* if it is refused, the next one has its turn */
+        if (holder != NULL)
+            fence(holder);
+        if (holder != NULL && !decided(holder)) {
+            join_row(waiter, holder);
             continue;
         }
-        join_row(waiter, holder);
-        fence(holder);
-        from->server->more = true; /* it may be decided already */
+        if (holder != NULL)
+            let_go(holder);
+        handshake_go_on(waiter); /* if it is refused, or gone, the next one has its turn */
     }
 }
 
+static struct session *decided_one(const struct server *server)
+{
+    struct session *session;
+    TAILQ_FOREACH(session, &server->contested, contest)
+    if (decided(session))
+        break;
+    return session;
+}
+
+/* Before sessions are freed: none with a row is decided after it. */
 void producer_turn(struct server *server)
 {
-    struct session *next;
-    for (struct session *session = TAILQ_FIRST(&server->contested); session != NULL; session = next) {
-        next = TAILQ_NEXT(session, contest);
-        if (decided(session))
-            pass_on(session);
-    }
+    struct session *session;
+    while ((session = decided_one(server)) != NULL)
+        pass_on(session);
 }
 
 /* ------------------------------------------------------------------------------------- attach and release */

@@ -557,6 +557,25 @@ Test(producer, g25_one_that_hangs_up_while_it_waits_is_forgotten)
     rig_stop(&rig);
 }
 
+Test(producer, g25_one_that_is_gone_when_its_turn_comes_leaves_it_to_the_next)
+{
+    start_undecided(NULL);
+    struct client gone[3], next;
+    for (int i = 0; i < 3; i++)
+        begin(&gone[i], "orders", HELLO_TAKE_OVER);
+    begin(&next, "orders", HELLO_TAKE_OVER);
+    rig_turn(&rig, 16); /* the epoll set was looked at just now: the hang-ups are not seen yet */
+    for (int i = 0; i < 3; i++)
+        client_close(&gone[i]);
+    rig.log.hold_answers = false;
+    cr_assert_eq(welcomed(&next), 0);
+    client_close(&holder);
+    rig_turn(&rig, 40);
+    cr_assert_eq(values()->session_connections, 1);
+    client_close(&next);
+    rig_stop(&rig);
+}
+
 Test(producer, the_wait_for_a_holder_has_an_end)
 {
     struct server_options options = {.attach_ns = 1};

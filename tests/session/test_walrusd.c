@@ -283,6 +283,8 @@ Test(walrusd, tells_clients_the_largest_batch_and_the_watermarks)
     cr_assert_eq(end(&broker, SIGTERM), 0);
 }
 
+#define SANITIZED_PAGES (1L << 30) /* no broker maps 4 TiB; the address sanitizer's shadow does */
+
 /* What the kernel counts of a process; the page counts of its statm, and its descriptors. */
 struct usage {
     long mapped, resident, descriptors, mappings;
@@ -377,7 +379,8 @@ Test(walrusd, g25_clients_that_connect_and_are_killed_leave_nothing, .timeout = 
     cr_assert_leq(after.descriptors, before.descriptors);
     cr_assert_leq(after.mappings, before.mappings + 2);
     cr_assert_leq(after.mapped, before.mapped + 256);
-    cr_assert_leq(after.resident, before.resident + 256);
+    if (before.mapped < SANITIZED_PAGES) /* the address sanitizer keeps what was freed for a while */
+        cr_assert_leq(after.resident, before.resident + 256);
     cr_assert_eq(end(&broker, SIGTERM), 0);
 }
 
