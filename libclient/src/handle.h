@@ -236,9 +236,11 @@ struct walrus {
     struct known_topic *known;  /* all there are */
     struct known_topic **names; /* them by name: hash table, made when it is needed */
     struct known_topic *name_newest, *name_oldest;
-    uint32_t name_count; /* cached ones */
-    bool unused_topics;  /* some may be given back: walrus__sweep_topics */
-    uint8_t *listing;    /* topic records read ahead for walrus_next_topic */
+    uint32_t name_count;         /* cached ones */
+    struct known_topic *opening; /* asked for by OP_OPEN, in no list yet */
+    struct answer opened;        /* the answer to that */
+    bool unused_topics;          /* some may be given back: walrus__sweep_topics */
+    uint8_t *listing;            /* topic records read ahead for walrus_next_topic */
     uint32_t listing_at, listing_end;
     uint64_t listing_id; /* id given last; 0 = none */
 
@@ -353,7 +355,7 @@ void walrus__reconnect_step(struct walrus *handle);
 /* What is readable when the next step can be taken, besides eventfd and socket: the timer, and in LINK_HELLO the
  * socket of the attempt. */
 void walrus__reconnect_fds(const struct walrus *handle, int *socket, int *timer);
-/* A write was answered -ESTALE: the producer is somebody else's from now on. */
+/* Something was answered -ESTALE: the producer is somebody else's from now on. */
 void walrus__reconnect_fenced(struct walrus *handle);
 /* The handle is lost: its fd is readable for ever. */
 void walrus__reconnect_over(struct walrus *handle);
@@ -434,6 +436,12 @@ void walrus__put_record(struct walrus_batch *batch, const void *data, uint32_t l
 
 /* The last record grows by `length` bytes, for which there is room. */
 void walrus__extend_record(struct walrus_batch *batch, const void *data, uint32_t length);
+/* How long the library leaves it to the broker to say that a deadline has passed. */
+#define DEADLINE_GRACE (20 * NS_PER_MS)
+static inline int64_t walrus__with_grace(int64_t deadline)
+{
+    return deadline < FOR_EVER - DEADLINE_GRACE ? deadline + DEADLINE_GRACE : FOR_EVER;
+}
 /* The words for a blocking call whose deadline passed before all was sent: -ETIMEDOUT. */
 int walrus__too_late(struct walrus *handle);
 
@@ -479,12 +487,13 @@ void walrus__topic_unused(struct walrus_topic *topic);
 bool walrus__name_valid(const char *name, size_t length);
 int walrus__bad_name(struct walrus *handle);
 int walrus__check_name(struct walrus *handle, const char *name) must_check; /* -EINVAL with words */
-/* Finds or opens a topic by name; one more use of it, until walrus__known_release. */
+/* Finds or opens a topic by name; one more use of it, until walrus__known_release. -ETIMEDOUT: the answer to
+ * the question is still to come, a later call takes it. */
 int walrus__known_open(struct walrus *handle, const char *name, size_t length, uint8_t level, bool create,
-                       struct known_topic **known) must_check;
+                       int64_t deadline, struct known_topic **known) must_check;
 void walrus__known_release(struct walrus *handle, struct known_topic *known);
 /* The topic of a name for a blocking call: from the cache, or asked for. It lives as long as the call. */
-int walrus__known_for_call(struct walrus *handle, const char *name, bool create,
+int walrus__known_for_call(struct walrus *handle, const char *name, bool create, int64_t deadline,
                            struct known_topic **known) must_check;
 /* What OP_OPEN answered (result 0): number, level, watermark slot, last number. After a reconnection, too. */
 void walrus__known_opened(struct walrus *handle, struct known_topic *known,

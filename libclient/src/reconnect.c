@@ -15,7 +15,8 @@
  *        new number: what is        names at a time as the arena's
  *        in flight is sent again    begin has room for
  *
- *   From DOWN, HELLO, REOPENING: `lost`, for good, when the time is over (-ECONNRESET), when the broker refuses
+ *   From DOWN, HELLO, REOPENING: `lost`, for good, when the time is over and one more attempt was made since
+ *   (-ECONNRESET), when the broker refuses
  *   for good (its code), when it breaks the protocol (-EPROTO), or when the producer is somebody else's by now
  *   (-ESTALE). Everything in flight is then answered -ECONNRESET.
  *
@@ -55,6 +56,7 @@
 #define LONGEST_PAUSE    NS_PER_S
 #define DEFAULT_PATIENCE (30 * NS_PER_S)
 #define DEFAULT_WELCOME  (5 * NS_PER_S)
+#define LEAST_CHANCE     (100 * NS_PER_MS)    /* for a welcome, however late it is */
 #define REOPEN_WORD      UINT32_C(0x80000000) /* user_data of an OP_OPEN of ours; never a request's index */
 
 /* Of a request: what is needed to send it again. */
@@ -62,6 +64,12 @@ struct kept {
     struct descriptor descriptor;
     bool sent;
     struct known_topic *known; /* what descriptor.topic means, found when the numbers change */
+};
+
+struct watermarks {
+    void *map;
+    size_t bytes;
+    uint32_t slots;
 };
 
 /* Of a topic, in REOPENING. */
@@ -80,7 +88,8 @@ struct reconnect {
     int64_t pause;
     uint64_t dispatched; /* of the handle, when the connection came up */
     bool fenced;
-    struct kept *kept; /* queue_entries, by the request's index */
+    struct watermarks marks; /* of the next connection, while topics have their slots in the old ones */
+    struct kept *kept;       /* queue_entries, by the request's index */
     struct reopening *topics;
     uint32_t topic_count, asked, answered;
     uint32_t life;            /* of the connections; in the user_data of our OP_OPENs */
@@ -128,12 +137,20 @@ no_memory:
                      handle->queue_entries);
 }
 
+static void marks_release(struct watermarks *marks)
+{
+    if (marks->map != NULL)
+        munmap(marks->map, marks->bytes);
+    *marks = (struct watermarks){.map = NULL};
+}
+
 void walrus__reconnect_release(struct walrus *handle)
 {
     struct reconnect *again = handle->again;
     if (again == NULL)
         return;
     walrus__attempt_release(&again->attempt);
+    marks_release(&again->marks);
     walrus__close_fd(&again->timer);
     free(again->topics);
     free(again->kept);
@@ -223,8 +240,19 @@ static void close_epolled(struct walrus *handle, int *fd, bool hang_up)
         walrus__close_fd(fd);
 }
 
+static void give_up(struct walrus *handle)
+{
+    struct reconnect *again = handle->again;
+    char words[sizeof again->words.text + 256];
+    snprintf(words, sizeof words,
+             "the broker is gone, and there was none to go on with for %.3g s; close the handle and connect "
+             "again; what was in flight may or may not be written; last: %s",
+             (double)again->patience / 1e9, again->words.text);
+    walrus__end(handle, -ECONNRESET, words);
+}
+
 /* No connection, and the next attempt after a pause. */
-static void pause_down(struct walrus *handle)
+static void go_down(struct walrus *handle)
 {
     struct reconnect *again = handle->again;
     close_epolled(handle, &handle->socket, true);
@@ -233,6 +261,14 @@ static void pause_down(struct walrus *handle)
     int64_t when = walrus__now() + again->pause / 2 + walrus__random(handle, again->pause / 2);
     again->pause = again->pause < LONGEST_PAUSE / 2 ? 2 * again->pause : LONGEST_PAUSE;
     set_timer(again, when < again->give_up_at ? when : again->give_up_at);
+}
+
+/* An attempt came to nothing: another one, if it is not too late. */
+static void pause_down(struct walrus *handle)
+{
+    go_down(handle);
+    if (walrus__now() >= handle->again->give_up_at)
+        give_up(handle);
 }
 
 bool walrus__reconnect_begin(struct walrus *handle, int *code, char *words, size_t size)
@@ -252,19 +288,8 @@ bool walrus__reconnect_begin(struct walrus *handle, int *code, char *words, size
         end_unrepeatable(handle);
     }
     error_set(&again->words, -ECONNRESET, "%s", words);
-    pause_down(handle);
+    go_down(handle);
     return true;
-}
-
-static void give_up(struct walrus *handle)
-{
-    struct reconnect *again = handle->again;
-    char words[sizeof again->words.text + 256];
-    snprintf(words, sizeof words,
-             "the broker is gone, and there was none to go on with for %.1f s; close the handle and connect "
-             "again; what was in flight may or may not be written; last: %s",
-             (double)again->patience / 1e9, again->words.text);
-    walrus__end(handle, -ECONNRESET, words);
 }
 
 /* -------------------------------------------------------------------------------------- attempt */
@@ -314,7 +339,10 @@ static void attempt_failed(struct walrus *handle, int code, bool refused)
 static void call_broker(struct walrus *handle)
 {
     struct reconnect *again = handle->again;
-    again->attempt.deadline = walrus__deadline(again->welcome_ns);
+    int64_t now = walrus__now(), deadline = walrus__deadline(again->welcome_ns);
+    if (deadline > again->give_up_at)
+        deadline = again->give_up_at > now + LEAST_CHANCE ? again->give_up_at : now + LEAST_CHANCE;
+    again->attempt.deadline = deadline;
     int code = walrus__attempt_call(&again->attempt);
     if (code == 0) {
         struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP};
@@ -326,8 +354,7 @@ static void call_broker(struct walrus *handle)
         return;
     }
     handle->link = LINK_HELLO;
-    set_timer(again,
-              again->attempt.deadline < again->give_up_at ? again->attempt.deadline : again->give_up_at);
+    set_timer(again, deadline);
 }
 
 /* ---------------------------------------------------------------------------------------- files */
@@ -349,7 +376,14 @@ static int move_client_file(struct walrus *handle)
     return 0;
 }
 
-/* Everything of the old connection is replaced. What can fail comes first. */
+static void set_marks(struct walrus *handle, const struct watermarks *marks)
+{
+    handle->watermarks = marks->map;
+    handle->watermark_map_bytes = marks->bytes;
+    handle->watermark_slots = marks->slots;
+}
+
+/* Everything of the old connection is replaced, but for the watermarks. What can fail comes first. */
 static int take_over_files(struct walrus *handle)
 {
     struct attempt *attempt = &handle->again->attempt;
@@ -368,9 +402,13 @@ static int take_over_files(struct walrus *handle)
         return code;
     }
     close_epolled(handle, &handle->signal, false);
-    if (handle->watermarks != NULL)
-        munmap((void *)(uintptr_t)handle->watermarks, handle->watermark_map_bytes);
+    marks_release(&handle->again->marks);
+    struct watermarks old = {(void *)(uintptr_t)handle->watermarks, handle->watermark_map_bytes,
+                             handle->watermark_slots};
     walrus__adopt(handle, attempt);
+    handle->again->marks = (struct watermarks){(void *)(uintptr_t)handle->watermarks,
+                                               handle->watermark_map_bytes, handle->watermark_slots};
+    set_marks(handle, &old);
     remember_producer(handle);
     handle->waiting.armed_at = 0;
     handle->waiting.signalled = false;
@@ -519,6 +557,11 @@ static void move_numbers(struct walrus *handle, struct known_topic *known, uint6
 static void renumber(struct walrus *handle)
 {
     struct reconnect *again = handle->again;
+    struct watermarks old = {(void *)(uintptr_t)handle->watermarks, handle->watermark_map_bytes,
+                             handle->watermark_slots};
+    set_marks(handle, &again->marks);
+    again->marks = (struct watermarks){.map = NULL};
+    marks_release(&old);
     for (uint32_t i = 0; i < again->topic_count; i++) {
         struct known_topic *known = again->topics[i].known;
         const struct completion *answer = &again->topics[i].answer;
@@ -541,7 +584,7 @@ static bool decided(const struct kept *kept, struct completion *c)
         return true;
     }
     c->result = -ECANCELED;
-    return d->op == OP_CHUNK; /* the chunks before it are gone */
+    return d->op == OP_CHUNK && (d->flags & DESCRIPTOR_FIRST) == 0; /* the chunks before it are gone */
 }
 
 static bool send_again(struct walrus *handle)
@@ -611,10 +654,27 @@ static void take_welcome(struct walrus *handle)
     }
     walrus__attempt_release(&again->attempt); /* the memfds are mapped */
     handle->link = LINK_REOPENING;
-    set_timer(again, again->give_up_at);
+    int64_t least = walrus__deadline(again->welcome_ns);
+    set_timer(again, again->give_up_at > least ? again->give_up_at : least);
     code = begin_reopening(handle);
     if (code < 0)
         pause_down(handle);
+}
+
+/* What waits for a broker may have a deadline. (Of chunks the broker says it, since it must end their stream. A
+ * loop on walrus_fd is not woken for this: it sees it with the next attempt.) */
+static void expire(struct walrus *handle, int64_t now)
+{
+    for (uint32_t i = handle->oldest, later; i != NO_REQUEST; i = later) {
+        later = handle->requests[i].later;
+        const struct kept *kept = &handle->again->kept[i];
+        const struct descriptor *d = &kept->descriptor;
+        if (kept->sent || (d->op != OP_APPEND && d->op != OP_BATCH) || d->deadline_ns == 0 ||
+            d->deadline_ns > now)
+            continue;
+        struct completion c = {.result = -ETIMEDOUT, .published_ns = d->published_ns};
+        walrus__answer_request(handle, i, &c);
+    }
 }
 
 void walrus__reconnect_step(struct walrus *handle)
@@ -622,14 +682,18 @@ void walrus__reconnect_step(struct walrus *handle)
     struct reconnect *again = handle->again;
     check_bug(handle->link != LINK_UP && handle->lost == 0);
     int64_t now = walrus__now();
-    if (now >= again->give_up_at) {
-        give_up(handle);
-        return;
-    }
+    expire(handle, now);
     if (handle->link == LINK_DOWN && now >= again->next)
         call_broker(handle);
     else if (handle->link == LINK_HELLO)
         take_welcome(handle);
-    if (handle->lost == 0 && handle->link == LINK_REOPENING && take_answers(handle))
+    if (handle->lost != 0 || handle->link != LINK_REOPENING)
+        return;
+    if (take_answers(handle)) {
         go_up(handle);
+    } else if (handle->lost == 0 && handle->link == LINK_REOPENING && now >= again->next) {
+        error_set(&again->words, -ETIMEDOUT, "%s: the broker did not open the topics in time",
+                  again->attempt.path);
+        pause_down(handle);
+    }
 }

@@ -283,7 +283,7 @@ static bool dispatch(struct walrus *handle, struct completion *c)
     if (c->result < -4095) /* not an errno; a wrong count is found by who asked */
         return false;
     handle->dispatched++;
-    if (c->result == -ESTALE && request->known != NULL)
+    if (c->result == -ESTALE)
         walrus__reconnect_fenced(handle);
     uint32_t generation = request->generation;
     bool more = (c->flags & COMPLETION_MORE) != 0 && !request->refused;

@@ -142,10 +142,11 @@ static void hung_up(struct walrus *handle)
         walrus__lose(handle, -EPROTO,
                      "the broker sent a message that has no place here; the connection has been ended");
     else
-        walrus__lose(
-            handle, -ECONNRESET,
-            "the broker (pid %u) is gone: connect again; what was in flight may or may not be written",
-            handle->welcome.broker_pid);
+        walrus__lose(handle, -ECONNRESET,
+                     "the broker (pid %u) is gone: connect again; what was in flight may or may not be "
+                     "written; what open "
+                     "batches hold can be read until walrus_close",
+                     handle->welcome.broker_pid);
 }
 
 /* Looks at eventfd, socket and timer. > 0: something is there; -EINTR. */

@@ -123,7 +123,7 @@ static void open_name(struct fake *fake, const struct descriptor *d)
                                          .flags = topic->id != 0 ? COMPLETION_CREATED : 0,
                                          .entries = number + 1 + fake->number_shift,
                                          .level = LEVEL_DURABLE,
-                                         .window_at = number + 2,
+                                         .window_at = number + 2 + fake->slot_shift,
                                          .number = fake->producer != 0 ? topic->last_number : 0});
 }
 
@@ -254,11 +254,29 @@ static bool number_refused(struct fake *fake, const struct descriptor *d)
     return true;
 }
 
+/* Another handle has the topic. True: it waits, or was refused. */
+static bool topic_refused(struct fake *fake, const struct descriptor *d)
+{
+    if (!fake->topics[d->topic - 1]->other)
+        return false;
+    if ((d->flags & DESCRIPTOR_QUEUE) != 0) {
+        fake->waiting[fake->waiting_count++] = *d;
+    } else if ((d->flags & DESCRIPTOR_NOTIFY) != 0) {
+        fake->listed[fake->listed_count++] = *d;
+        answer(fake, d, -EBUSY, REASON_TOPIC, COMPLETION_MORE);
+    } else {
+        answer(fake, d, -EBUSY, REASON_TOPIC, 0);
+    }
+    return true;
+}
+
 static void whole(struct fake *fake, const struct descriptor *d)
 {
     struct fake_entry *entries = NULL;
     uint64_t count = 0, capacity = 0, first;
     bool open_entry = false;
+    if (d->topic > 0 && d->topic <= fake->topic_count && topic_refused(fake, d))
+        return;
     if (d->topic == 0 || d->topic > fake->topic_count ||
         !take_payload(fake, d, &entries, &count, &capacity, &open_entry)) {
         answer(fake, d, -EINVAL, 0, 0);
@@ -307,6 +325,16 @@ void fake_end_stream(struct fake *fake, struct fake_stream *stream, bool keep)
 static void chunk(struct fake *fake, const struct descriptor *d, int forced, uint8_t reason)
 {
     bool first = (d->flags & DESCRIPTOR_FIRST) != 0, last = (d->flags & DESCRIPTOR_LAST) != 0;
+    if (first && forced == 0 && fake->topics[d->topic - 1]->other && (d->flags & DESCRIPTOR_QUEUE) != 0) {
+        topic_refused(fake, d);
+        return;
+    }
+    if (!first && (d->flags & DESCRIPTOR_QUEUE) != 0)
+        fake_mistake(fake, "a chunk that is not the first one would queue", d->chunk);
+    if (first && forced == 0 && fake->topics[d->topic - 1]->other) {
+        forced = -EBUSY;
+        reason = REASON_TOPIC;
+    }
     struct fake_stream *stream = find_stream(fake, d->stream, first);
     if (stream == NULL || d->topic == 0 || d->topic > fake->topic_count || (first && d->chunk != 0) ||
         (!stream->failed && stream->chunks != d->chunk)) {
@@ -483,8 +511,78 @@ static void list_topics(struct fake *fake, const struct descriptor *d)
     fake_post(fake, &c);
 }
 
+static void remove_at(struct descriptor *list, uint32_t *count, uint32_t at)
+{
+    memmove(list + at, list + at + 1, (--*count - at) * sizeof *list);
+}
+
+void fake_take_topic(struct fake *fake, const char *name)
+{
+    fake_topic(fake, name)->other = true;
+}
+
+static void serve(struct fake *fake, const struct descriptor *d);
+
+void fake_free_topic(struct fake *fake, const char *name)
+{
+    struct fake_topic *topic = fake_topic(fake, name);
+    bool served = false;
+    topic->other = false;
+    for (uint32_t i = 0; i < fake->waiting_count;) {
+        struct descriptor d = fake->waiting[i];
+        if (fake->topics[d.topic - 1] != topic) {
+            i++;
+            continue;
+        }
+        remove_at(fake->waiting, &fake->waiting_count, i);
+        serve(fake, &d);
+        served = true;
+    }
+    for (uint32_t i = 0; !served && i < fake->listed_count; i++) {
+        struct descriptor d = fake->listed[i];
+        if (fake->topics[d.topic - 1] != topic)
+            continue;
+        remove_at(fake->listed, &fake->listed_count, i);
+        answer(fake, &d, 0, 0, COMPLETION_TRY_NOW);
+        break;
+    }
+}
+
+void fake_expire(struct fake *fake)
+{
+    int64_t now = now_ns();
+    for (uint32_t i = 0; i < fake->waiting_count;) {
+        struct descriptor d = fake->waiting[i];
+        if (d.deadline_ns == 0 || d.deadline_ns > now) {
+            i++;
+            continue;
+        }
+        remove_at(fake->waiting, &fake->waiting_count, i);
+        answer(fake, &d, -ETIMEDOUT, 0, 0);
+    }
+}
+
+/* True: it was in the list, and ends. */
+static bool cancelled(struct fake *fake, struct descriptor *list, uint32_t *count, uint64_t word)
+{
+    for (uint32_t i = 0; i < *count; i++) {
+        struct descriptor d = list[i];
+        if (d.user_data != word)
+            continue;
+        remove_at(list, count, i);
+        answer(fake, &d, -ECANCELED, 0, 0);
+        return true;
+    }
+    return false;
+}
+
 static void cancel(struct fake *fake, const struct descriptor *d)
 {
+    if (cancelled(fake, fake->waiting, &fake->waiting_count, d->number) ||
+        cancelled(fake, fake->listed, &fake->listed_count, d->number)) {
+        answer(fake, d, 0, 0, 0);
+        return;
+    }
     for (uint32_t i = 0; i < fake->follow_count; i++) {
         if (fake->follows[i].user_data != d->number)
             continue;
@@ -508,8 +606,6 @@ static void look_at_follows(struct fake *fake)
 }
 
 /* --------------------------------------------------------------------------------------- turns */
-
-static void serve(struct fake *fake, const struct descriptor *d);
 
 static void misbehave(struct fake *fake, const struct descriptor *d, int how)
 {

@@ -38,6 +38,11 @@ enum fake_handshake {
     HANDSHAKE_PIPE_FOR_DOORBELL,
     HANDSHAKE_WORDS_DIFFER, /* the first page says other sizes */
     HANDSHAKE_SIZES_WILD,
+    HANDSHAKE_UNKNOWN_FLAG,     /* in the welcome */
+    HANDSHAKE_RESERVED,         /* not zero */
+    HANDSHAKE_NO_PRODUCER,      /* though one was asked for */
+    HANDSHAKE_OWN_PRODUCER,     /* though none was asked for */
+    HANDSHAKE_FEWER_WATERMARKS, /* than the welcome says */
 };
 
 struct fake_entry {
@@ -53,6 +58,7 @@ struct fake_topic {
     struct fake_entry *entries;
     uint64_t count, capacity;
     bool busy;            /* a stream is in progress */
+    bool other;           /* a batch of another handle is in progress: see fake_free_topic */
     uint64_t last_number; /* of the one producer there is; checked if it is numbered */
 };
 
@@ -95,6 +101,7 @@ struct fake {
     int listener, control, socket;
     uint32_t lives;        /* connections welcomed */
     uint32_t number_shift; /* topic numbers of this life are larger by so much */
+    uint32_t slot_shift;   /* watermark slots told from now on are larger by so much */
     uint64_t producer;     /* id given last */
     bool mute;
     int doorbell, signal;
@@ -123,6 +130,9 @@ struct fake {
     bool hold_writes, hold_reads, hold_opens;
     struct descriptor follows[16];
     uint32_t follow_count;
+    struct descriptor *waiting; /* queued on a topic of another handle, in order */
+    struct descriptor *listed;  /* refused with MORE, in order */
+    uint32_t waiting_count, listed_count;
 
     void (*spoil)(struct fake *fake,
                   struct completion *completion); /* last look at an answer to READ or TOPICS */
@@ -143,6 +153,12 @@ void fake_resume(struct fake *fake);
 /* Takes and answers what is published. Returns how many descriptors. */
 uint32_t fake_turn(struct fake *fake);
 void fake_idle(uint64_t loops);
+/* The topic is another handle's from now on: -EBUSY, or queued ... */
+void fake_take_topic(struct fake *fake, const char *name);
+/* ... until now: what waits is served, in order; if nothing does, the longest refused may try. */
+void fake_free_topic(struct fake *fake, const char *name);
+/* Queued writes whose deadline has passed are answered -ETIMEDOUT. */
+void fake_expire(struct fake *fake);
 /* Answers the first `count` held requests. */
 void fake_answer_held(struct fake *fake, uint32_t count);
 void fake_rule(struct fake *fake, struct fake_rule rule);

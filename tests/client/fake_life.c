@@ -66,7 +66,11 @@ static void make_session(struct fake *fake, int fds[5])
     fds[FD_COUNT] = -1;
     free(fake->held);
     fake->held = calloc(s->queue_entries, sizeof *fake->held);
-    fake->held_count = fake->follow_count = 0;
+    free(fake->waiting);
+    free(fake->listed);
+    fake->waiting = calloc(s->queue_entries, sizeof *fake->waiting);
+    fake->listed = calloc(s->queue_entries, sizeof *fake->listed);
+    fake->held_count = fake->follow_count = fake->waiting_count = fake->listed_count = 0;
     fake->taken = fake->answered = 0;
     fake->number_shift = 3 * fake->lives++;
 }
@@ -182,6 +186,21 @@ static void shake_hands(struct fake *fake)
         break;
     case HANDSHAKE_SIZES_WILD:
         welcome.arena_bytes = UINT64_C(1) << 60;
+        break;
+    case HANDSHAKE_UNKNOWN_FLAG:
+        welcome.flags |= 1 << 7;
+        break;
+    case HANDSHAKE_RESERVED:
+        welcome.reserved[sizeof welcome.reserved - 1] = 1;
+        break;
+    case HANDSHAKE_NO_PRODUCER:
+        welcome.producer = 0;
+        break;
+    case HANDSHAKE_OWN_PRODUCER:
+        welcome.producer = 5;
+        break;
+    case HANDSHAKE_FEWER_WATERMARKS:
+        welcome.watermark_slots = 1000000;
         break;
     default:
         break;
@@ -383,6 +402,8 @@ void fake_stop(struct fake *fake)
         }
     }
     free(fake->held);
+    free(fake->waiting);
+    free(fake->listed);
 }
 
 /* ----------------------------------------------------------------------------------- for tests */

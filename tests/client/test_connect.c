@@ -19,8 +19,9 @@ static int open_fds(void)
     return count;
 }
 
-/* Connects to a fake that does `how`; nothing may be left open. */
-static void expect_refusal(enum fake_handshake how, int code, const char *part_of_words)
+/* Connects to a fake that does `how`, as a producer or not; nothing may be left open. */
+static void expect_refusal_of(const char *producer, enum fake_handshake how, int code,
+                              const char *part_of_words)
 {
     struct fake fake = {
         .handshake = how, .refuse_status = -EDQUOT, .refuse_text = "too many connections of uid 7"};
@@ -28,6 +29,7 @@ static void expect_refusal(enum fake_handshake how, int code, const char *part_o
     char words[512] = "";
     struct walrus_connect_options options = {.size = sizeof options,
                                              .socket_path = fake.path,
+                                             .producer = producer,
                                              .timeout_ns = how == HANDSHAKE_SILENT ? 20000000 : -1,
                                              .error = words,
                                              .error_size = sizeof words};
@@ -37,6 +39,11 @@ static void expect_refusal(enum fake_handshake how, int code, const char *part_o
     cr_assert_not_null(strstr(words, part_of_words), "words: %s", words);
     cr_assert_not_null(strstr(words, fake.path), "words: %s", words);
     fake_stop(&fake);
+}
+
+static void expect_refusal(enum fake_handshake how, int code, const char *part_of_words)
+{
+    expect_refusal_of(NULL, how, code, part_of_words);
 }
 
 Test(connect, says_what_the_broker_agreed_to)
@@ -207,7 +214,69 @@ Test(connect, refuses_what_is_no_broker)
     cr_assert_eq(open_fds(), before);
 }
 
-Test(connect, takes_exactly_four_good_descriptors)
+Test(connect, refuses_a_welcome_that_says_what_it_may_not)
+{
+    int before = open_fds();
+    expect_refusal(HANDSHAKE_UNKNOWN_FLAG, -EPROTO, "does not know");
+    expect_refusal(HANDSHAKE_RESERVED, -EPROTO, "does not know");
+    expect_refusal(HANDSHAKE_OWN_PRODUCER, -EPROTO, "not the one asked for");
+    expect_refusal_of("me", HANDSHAKE_NO_PRODUCER, -EPROTO, "not the one asked for");
+    expect_refusal(HANDSHAKE_FEWER_WATERMARKS, -EPROTO, "the watermark file is not sealed, or not");
+    cr_assert_eq(open_fds(), before);
+}
+
+Test(connect, asks_for_a_producer_by_its_name_or_for_an_anonymous_one)
+{
+    struct fake fake = {.handshake = HANDSHAKE_GOOD, .max_batch_bytes = 12345678, .watermark_slots = 7};
+    fake_start(&fake);
+    walrus *handle = CONNECT(&fake, .producer = "a name", .flags = WALRUS_TAKE_OVER);
+    cr_assert_eq(fake.hello.name_bytes, 6);
+    cr_assert_str_eq(fake.hello.name, "a name");
+    cr_assert_eq(fake.hello.flags, HELLO_TAKE_OVER);
+    struct walrus_info info = {.size = sizeof info};
+    cr_assert_eq(walrus_get_info(handle, &info), 0);
+    cr_assert_eq(info.producer, fake.producer);
+    cr_assert_eq(info.max_batch_bytes, 12345678);
+    cr_assert_eq(info.reconnects, 0);
+    walrus_close(handle);
+    handle = CONNECT(&fake, .flags = WALRUS_RECONNECT);
+    cr_assert_eq(fake.hello.name_bytes, 0);
+    cr_assert_eq(fake.hello.producer, 0);
+    cr_assert_eq(fake.hello.flags, HELLO_PRODUCER);
+    cr_assert_eq(walrus_get_info(handle, &info), 0);
+    cr_assert_neq(info.producer, 0);
+    walrus_close(handle);
+    fake.max_batch_bytes = 0;
+    handle = CONNECT(&fake, .flags = 0);
+    cr_assert_eq(fake.hello.flags, 0);
+    cr_assert_eq(walrus_get_info(handle, &info), 0);
+    cr_assert_eq(info.producer, 0);
+    cr_assert_eq(info.max_batch_bytes, WALRUS_MAX_BATCH_BYTES);
+    walrus_close(handle);
+    fake_stop(&fake);
+}
+
+Test(connect, refuses_a_producer_name_that_is_none)
+{
+    char too_long[MAX_TOPIC_NAME + 2] = "";
+    memset(too_long, 'n', sizeof too_long - 1);
+    const char *const names[] = {"", "a\nb", too_long};
+    walrus *handle;
+    char words[300];
+    struct walrus_connect_options options = {
+        .size = sizeof options, .socket_path = "/nowhere/socket", .error = words, .error_size = sizeof words};
+    for (size_t i = 0; i < array_count(names); i++) {
+        options.producer = names[i];
+        cr_assert_eq(walrus_connect(&handle, &options), -EINVAL);
+        cr_assert_not_null(strstr(words, "producer's name"), "%s", words);
+    }
+    options.producer = NULL;
+    options.flags = WALRUS_TAKE_OVER;
+    cr_assert_eq(walrus_connect(&handle, &options), -EINVAL);
+    cr_assert_not_null(strstr(words, "no name to take over"), "%s", words);
+}
+
+Test(connect, takes_exactly_five_good_descriptors)
 {
     int before = open_fds();
     expect_refusal(HANDSHAKE_NO_FDS, -EPROTO, "0 descriptors");
