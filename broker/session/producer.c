@@ -14,10 +14,10 @@
  *        +-----------------------------------------------------------------is undecided -------+
  *
  *   FENCING  what was published before the take-over is taken as ever
- *   FENCED   what waited for a topic was answered -ESTALE, unfinished streams are rolled back; whatever the client
- *            sends from here on is answered -ESTALE (admission.c); its connection stays
- *   DECIDED  the word is cleared, the first one in the row is welcomed and holds the producer; the others wait
- *            for that one, which is fenced at once
+ *   FENCED   what waited for a topic was answered -ESTALE, unfinished streams are rolled back; whatever the
+ *            client sends from here on is answered -ESTALE (admission.c); its connection stays
+ *   DECIDED  the word is cleared, the first one in the row is welcomed and holds the producer; the next one
+ *            in the row takes it over from that one at once
  *
  * Happy path
  *   1. The hello names a producer, the log finds or makes it.

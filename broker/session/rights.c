@@ -1,15 +1,15 @@
 /* rights.c: descriptors that a peer sends and nobody asked for.
  *
  * The protocol sends descriptors to clients and takes none. But a message that carries some is dropped by
- * whoever receives it, or closes the socket over it, and with the last reference the file behind it is closed,
- * in our thread. That close may take as long as its owner likes: a TCP socket with SO_LINGER and unsent data
- * waits for its linger time. So one message could stop the loop for hours.
+ * whoever receives it, or closes the socket over it, and with the last reference the file behind it is
+ * closed, in our thread. That close may take as long as its owner likes: a TCP socket with SO_LINGER and
+ * unsent data waits for its linger time. So one message could stop the loop for hours.
  *
- *   - Linux 6.16 and later: the listening socket says that it passes no rights, and so do the sockets that it
- *     accepts: the sender gets EPERM, nothing ever arrives.
- *   - Before that: wherever a message may be dropped, a timer ticks at this thread meanwhile. Such a wait ends
- *     when a signal is pending: a millisecond is what a hostile peer gets, once, since its connection is
- *     ended. The handler does nothing and stays for the life of the process. */
+ *   - Linux 6.16 and later: the listening socket says that it passes no rights, and so do the sockets that
+ *     it accepts: the sender gets EPERM, nothing ever arrives.
+ *   - Before that: wherever a message may be dropped, a timer ticks at this thread meanwhile. Such a wait
+ *     ends when a signal is pending: a millisecond is what a hostile peer gets, once, since its connection
+ *     is ended. The handler does nothing and stays for the life of the process. */
 #include "session.h"
 
 #include <signal.h>

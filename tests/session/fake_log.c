@@ -146,7 +146,7 @@ void log_topic_release(struct log *log, struct topic *topic)
     check_bug(topic->refs > 0 || topic->word == NULL);
 }
 
-/* ------------------------------------------------------------------------------------------------ producers */
+/* ------------------------------------------------------------------------------------- producers */
 
 struct producer *fake_producer(struct log *log, const char *name)
 {

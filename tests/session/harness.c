@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define TURNS_AT_MOST 100000
+#define PATIENCE_NS   INT64_C(30000000000)
 
 int open_descriptors(void)
 {
@@ -247,7 +248,8 @@ int client_handshake(struct rig *rig, struct client *client, const struct hello 
 {
     int status;
     client_say_hello(rig, client, hello, bytes);
-    for (int i = 0; i < TURNS_AT_MOST; i++) {
+    int64_t patience = io_now(rig->io) + PATIENCE_NS; /* large memory is made beside the loop */
+    while (io_now(rig->io) < patience) {
         if (client_take_welcome(client, &status))
             return status;
         if (rig->running)

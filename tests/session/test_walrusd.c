@@ -302,10 +302,15 @@ static bool usage_of(pid_t pid, struct usage *usage)
         usage->descriptors++;
     closedir(folder);
     snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+    char line[200];
+    char *rest;
     FILE *file = fopen(path, "r");
     cr_assert_not_null(file);
-    cr_assert_eq(fscanf(file, "%ld %ld", &usage->mapped, &usage->resident), 2);
+    cr_assert_not_null(fgets(line, sizeof line, file));
     fclose(file);
+    usage->mapped = strtol(line, &rest, 10);
+    usage->resident = strtol(rest, NULL, 10);
+    cr_assert(usage->mapped > 0 && usage->resident > 0, "%s", line);
     snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
     file = fopen(path, "r");
     cr_assert_not_null(file);
