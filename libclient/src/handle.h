@@ -378,8 +378,8 @@ int walrus__wait_answer(struct walrus *handle, const struct answer *answer, int6
                         bool interruptible) must_check;
 /* Waits until another completion is met. */
 int walrus__wait_any(struct walrus *handle, int64_t deadline, bool interruptible) must_check;
-/* Waits until the connection is up (again), or lost. 0 or the code of a lost connection. */
-int walrus__wait_up(struct walrus *handle) must_check;
+/* Waits until the connection is up (again), or lost. 0, -ETIME or the code of a lost connection. */
+int walrus__wait_up(struct walrus *handle, int64_t deadline) must_check;
 /* Waits for credit to submit one descriptor. */
 int walrus__wait_credit(struct walrus *handle) must_check;
 /* Waits until walrus__credit is at least `need`. 0, -ETIME, or the code of a lost connection. (append.c) */

@@ -21,8 +21,8 @@
  *   (-ESTALE). Everything in flight is then answered -ECONNRESET.
  *
  * Happy path
- *   1. The broker's socket hangs up. Answers that it had posted are taken as ever. Chunks are gone with it: an
- *      open stream has failed. Everything else in flight keeps its request, its extent of the arena, its number.
+ *   1. The broker's socket hangs up. Answers that it had posted are taken as ever. Chunks that were copied
+ *      are gone with it: an open stream has failed, unless its first chunk still waited. Everything else in flight keeps its request, its extent of the arena, its number.
  *   2. What is submitted from now on gets a request and waits with it.
  *   3. A broker welcomes us. The new client file gets what is owned of the arena at the same offsets, and takes
  *      the place of the old one in our address space, so that pointers given out by reserve stay valid. The
@@ -63,6 +63,7 @@
 struct kept {
     struct descriptor descriptor;
     bool sent;
+    bool repeatable; /* of a chunk: the first one of its stream has no answer, so all of it is there */
     struct known_topic *known; /* what descriptor.topic means, found when the numbers change */
 };
 
@@ -206,12 +207,37 @@ static bool is_write(uint8_t op)
     return op == OP_APPEND || op == OP_BATCH || op == OP_CHUNK;
 }
 
+/* A stream whose first chunk has no answer yet lies in the arena, all that there is of it. */
+static void find_repeatable(struct walrus *handle)
+{
+    struct kept *all = handle->again->kept;
+    for (uint32_t i = handle->oldest; i != NO_REQUEST; i = handle->requests[i].later) {
+        const struct descriptor *d = &all[i].descriptor;
+        bool first = d->op == OP_CHUNK && (d->flags & DESCRIPTOR_FIRST) != 0;
+        for (uint32_t k = i; first && k != NO_REQUEST; k = handle->requests[k].later) {
+            if (all[k].descriptor.op == OP_CHUNK && all[k].descriptor.stream == d->stream)
+                all[k].repeatable = true;
+        }
+    }
+}
+
+static bool stream_is_repeatable(const struct walrus *handle, const struct walrus_batch *batch)
+{
+    for (uint32_t i = handle->oldest; i != NO_REQUEST; i = handle->requests[i].later) {
+        const struct kept *kept = &handle->again->kept[i];
+        if (kept->repeatable && kept->descriptor.stream == batch->stream)
+            return true;
+    }
+    return false;
+}
+
 /* Chunks in flight, and what nobody waits for, end with their connection. Of a stream whose last chunk was sent,
  * that one decides. */
 static void end_unrepeatable(struct walrus *handle)
 {
+    find_repeatable(handle);
     for (struct walrus_batch *b = handle->open; b != NULL; b = b->next) {
-        if (b->streaming && b->chunk > 0 && b->failed == 0)
+        if (b->streaming && b->chunk > 0 && b->failed == 0 && !stream_is_repeatable(handle, b))
             b->failed = -ECANCELED;
     }
     for (uint32_t i = handle->oldest, later; i != NO_REQUEST; i = later) {
@@ -220,6 +246,10 @@ static void end_unrepeatable(struct walrus *handle)
         struct completion c = {.result = -ECANCELED};
         if (request->refused)
             c = (struct completion){.flags = COMPLETION_TRY_NOW};
+        else if (request->kind == REQUEST_CHUNK && request->batch->state == BATCH_DROPPED)
+            c.result = -ECANCELED;
+        else if (request->kind == REQUEST_CHUNK && handle->again->kept[i].repeatable)
+            continue;
         else if (request->kind == REQUEST_CHUNK && request->batch->state == BATCH_SENT)
             c = (struct completion){.flags = COMPLETION_COPIED};
         else if (request->kind != REQUEST_CHUNK && request->kind != REQUEST_NOBODY)
@@ -571,20 +601,36 @@ static void renumber(struct walrus *handle)
     }
 }
 
-/* Of a write that had been sent: is it decided already? */
-static bool decided(const struct kept *kept, struct completion *c)
+/* The number that the end of this chunk's stream was sent with; 0 if it was not. */
+static uint64_t number_of_stream(const struct walrus *handle, uint32_t index)
 {
+    const struct kept *all = handle->again->kept;
+    for (uint32_t i = index; i != NO_REQUEST; i = handle->requests[i].later) {
+        const struct descriptor *d = &all[i].descriptor;
+        if (d->op == OP_CHUNK && d->stream == all[index].descriptor.stream &&
+            (d->flags & DESCRIPTOR_LAST) != 0 && all[i].sent)
+            return d->number;
+    }
+    return 0;
+}
+
+/* Of a write that had been sent: is it decided already? */
+static bool decided(const struct walrus *handle, uint32_t index, struct completion *c)
+{
+    const struct kept *kept = &handle->again->kept[index];
     const struct descriptor *d = &kept->descriptor;
     if (!kept->sent || !is_write(d->op) || kept->known == NULL)
         return false;
     *c = (struct completion){
         .number = d->number, .published_ns = d->published_ns, .level = kept->known->level};
-    if (d->number != 0 && d->number <= kept->known->last_number) {
-        c->flags = COMPLETION_DUPLICATE;
+    bool part = d->op == OP_CHUNK && (d->flags & DESCRIPTOR_LAST) == 0;
+    uint64_t number = part ? number_of_stream(handle, index) : d->number;
+    if (number != 0 && number <= kept->known->last_number) {
+        c->flags = part ? COMPLETION_COPIED : COMPLETION_DUPLICATE;
         return true;
     }
     c->result = -ECANCELED;
-    return d->op == OP_CHUNK && (d->flags & DESCRIPTOR_FIRST) == 0; /* the chunks before it are gone */
+    return d->op == OP_CHUNK && !kept->repeatable; /* the chunks before it are gone */
 }
 
 static bool send_again(struct walrus *handle)
@@ -594,7 +640,7 @@ static bool send_again(struct walrus *handle)
         later = handle->requests[i].later;
         struct kept *kept = &again->kept[i];
         struct completion c;
-        if (decided(kept, &c)) {
+        if (decided(handle, i, &c)) {
             walrus__answer_request(handle, i, &c);
             continue;
         }

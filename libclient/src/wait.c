@@ -375,11 +375,11 @@ static bool is_up(const struct walrus *handle, const void *context)
     return handle->link == LINK_UP;
 }
 
-int walrus__wait_up(struct walrus *handle)
+int walrus__wait_up(struct walrus *handle, int64_t deadline)
 {
     if (handle->link == LINK_UP)
         return handle->lost;
-    int code = walrus__wait_until(handle, is_up, NULL, 1, FOR_EVER, false);
+    int code = walrus__wait_until(handle, is_up, NULL, 1, deadline, false);
     return code < 0 ? code : handle->lost;
 }
 

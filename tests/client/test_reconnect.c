@@ -384,6 +384,7 @@ Test(reconnect, a_deadline_passes_while_there_is_no_broker)
     notice();
     struct walrus_write_options options = {.size = sizeof options, .deadline_ns = 1};
     cr_assert_eq(walrus_append_for_topic(handle, "t", "x", 1, &options, NULL), -ETIMEDOUT);
+    cr_assert_eq(walrus_append_for_topic(handle, "not open yet", "x", 1, &options, NULL), -ETIMEDOUT);
     walrus_batch *batch = new_batch(topic);
     reserve(batch, 8);
     struct walrus_submit_options submit_options = {
@@ -480,12 +481,51 @@ Test(reconnect_otherwise, watermarks_stay_and_then_are_those_of_the_new_broker)
     end();
 }
 
+Test(reconnect, a_new_name_is_not_asked_for_while_the_others_are_opened_again)
+{
+    append("one", "1");
+    append("two", "2");
+    fake_down(&fake);
+    notice();
+    fake.hold_opens = true;
+    fake_up(&fake);
+    for (uint32_t held = 0; held < 3;) { /* until it is reopening */
+        struct walrus_completion c;
+        cr_assert_eq(walrus_reap(handle, &c, 1), 0);
+        fake_pause(&fake);
+        held = fake.held_count;
+        fake_resume(&fake);
+    }
+    struct walrus_write_options options = {.size = sizeof options, .deadline_ns = 1000000};
+    cr_assert_eq(walrus_append_for_topic(handle, "xxxxxxxx", "x", 1, &options, NULL), -ETIMEDOUT);
+    fake_pause(&fake);
+    fake.hold_opens = false;
+    fake_answer_held(&fake, fake.held_count);
+    fake_resume(&fake);
+    append("one", "1");
+    append("two", "2");
+    append("xxxxxxxx", "3");
+    fake_pause(&fake);
+    cr_assert_eq(fake.topic_count, 4);
+    cr_assert_eq(fake_topic(&fake, "one")->count, 2);
+    cr_assert_eq(fake_topic(&fake, "two")->count, 2);
+    cr_assert_eq(fake_topic(&fake, "xxxxxxxx")->count, 1);
+    fake_resume(&fake);
+}
+
 /* --------------------------------------------------------------------------------------- streams */
 
-static char large[300000];
+static char large[200000];
+
+static void fill_large(void)
+{
+    for (size_t i = 0; i < sizeof large; i++)
+        large[i] = (char)(i * 31 + i / 1000);
+}
 
 static void add_large(walrus_batch *batch, int count)
 {
+    fill_large();
     for (int i = 0; i < count; i++) {
         int code = walrus_batch_add(batch, large, sizeof large);
         cr_assert_eq(code, 0, "%d: %s", code, walrus_error(handle));
@@ -546,6 +586,36 @@ Test(reconnect, g5_a_stream_whose_end_was_sent_is_a_duplicate_or_cancelled)
     fake_resume(&fake);
     send_one(topic, 3);
     expect(3, 0, 0, 2);
+}
+
+Test(reconnect, g5_a_stream_that_still_waited_for_its_turn_is_sent_again_from_its_first_chunk)
+{
+    for (uint64_t round = 1; round <= 2; round++) {
+        fake.hold_writes = true;
+        walrus_batch *batch = new_batch(topic);
+        add_large(batch, 3); /* what fits of it into the arena is on its way */
+        cr_assert_eq(submit(batch, round), 0);
+        wait_until_held(3);
+        if (round == 1) {
+            die();
+            expect(1, 0, 0, 1);
+        } else { /* everything is done, nothing answered */
+            fake_pause(&fake);
+            fake.mute = true;
+            fake_answer_held(&fake, fake.held_count);
+            fake.mute = false;
+            fake_resume(&fake);
+            die();
+            expect(2, 0, WALRUS_RECEIPT_DUPLICATE, 2);
+        }
+        fake_pause(&fake);
+        const struct fake_topic *t = fake_topic(&fake, "t");
+        cr_assert_eq(t->count, 3 * round);
+        for (uint64_t i = 0; i < t->count; i++)
+            cr_assert_eq(memcmp(t->entries[i].data, large, sizeof large), 0);
+        fake_resume(&fake);
+    }
+    cr_assert_eq(info().reconnects, 2);
 }
 
 Test(reconnect, a_stream_may_begin_while_there_is_no_broker)
