@@ -6,9 +6,11 @@
  *   2. The hello, one message, within the deadline.
  *   3. Checked: length, magic, version range, fingerprint, flags, reserved bytes, sizes, limits of the uid
  *      and of the broker.
- *   4. The producer, if it wants one (producer.c). It may have to wait there until what the former holder had
- *      published is decided; sizes and limits are checked again after that.
- *   5. The session is made; the welcome goes out with five descriptors; the two memfds of the connection are closed here.
+ *   4. Its memory is made (memory.c), which may take a while beside the loop.
+ *   5. The producer, if it wants one (producer.c). It may have to wait there until what the former holder had
+ *      published is decided.
+ *   6. The session is made; the welcome goes out with five descriptors; the two memfds of the connection are
+ *      closed here.
  *
  * Failure modes: each refusal is a welcome with a negative status and words, then the connection is closed.
  * Silence until the deadline, a hang-up or a full socket: closed. Descriptors in a message, or anything
@@ -133,6 +135,7 @@ static int begin_handshake(struct server *server, int fd, struct error *err)
         goto free_handshake;
     *handshake = (struct handshake){.server = server,
                                     .socket = {.ready = socket_ready, .fd = fd},
+                                    .process = {.fd = -1},
                                     .account = account,
                                     .pid = who.pid,
                                     .deadline_ns = io_now(server->io) + server->options.handshake_ns};
@@ -255,13 +258,12 @@ static int take_sizes(const struct hello *hello, struct layout_sizes *sizes, str
                      (unsigned long long)hello->window_bytes, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
 }
 
-static int check_limits(const struct server *server, const struct account *account,
+static int check_shared(const struct server *server, const struct account *account,
                         const struct layout_sizes *sizes, struct error *err)
 {
     uint64_t wanted = sizes->client_file_bytes + sizes->broker_file_bytes; /* both bounded by layout_place */
     const struct server_options *options = &server->options;
     uint64_t total = server->values.session_shared_bytes;
-    uint64_t entries = sizes->queue_entries;
     if (account->shared > options->max_shared_of_uid || wanted > options->max_shared_of_uid - account->shared)
         return error_set(
             err, -EDQUOT,
@@ -272,6 +274,14 @@ static int check_limits(const struct server *server, const struct account *accou
     if (total > options->max_shared || wanted > options->max_shared - total)
         return error_set(err, -EDQUOT, "the broker's shared memory is used up (%llu of %llu bytes)",
                          (unsigned long long)total, (unsigned long long)options->max_shared);
+    return 0;
+}
+
+static int check_queue(const struct server *server, const struct account *account,
+                       const struct layout_sizes *sizes, struct error *err)
+{
+    const struct server_options *options = &server->options;
+    uint64_t entries = sizes->queue_entries;
     if (account->queue > options->max_queue_of_uid || entries > options->max_queue_of_uid - account->queue)
         return error_set(err, -EDQUOT,
                          "user %u may have %llu entries in flight, its connections' rings hold %llu and this "
@@ -284,9 +294,11 @@ static int check_limits(const struct server *server, const struct account *accou
     return 0;
 }
 
-static int send_welcome(struct session *session, const int files[2], bool resumed)
+static int send_welcome(struct session *session, bool resumed)
 {
     struct welcome welcome;
+    int files[2];
+    memory_files(session->memory, files);
     fill_welcome(session->server, &welcome);
     welcome.queue_entries = session->sizes.queue_entries;
     welcome.arena_bytes = session->sizes.arena_bytes;
@@ -320,18 +332,28 @@ static int send_welcome(struct session *session, const int files[2], bool resume
 
 /* ------------------------------------------------------------------------------------- ends */
 
+static void leave_list(struct handshake *handshake)
+{
+    struct server *server = handshake->server;
+    struct handshake_list *list = handshake->state == HANDSHAKE_HELLO   ? &server->handshakes
+                                  : handshake->state == HANDSHAKE_FILLS ? &server->filling
+                                                                        : &server->waiting;
+    TAILQ_REMOVE(list, handshake, link);
+}
+
 static void over(struct handshake *handshake)
 {
     struct server *server = handshake->server;
     check_bug(handshake->state != HANDSHAKE_OVER);
-    if (handshake->state == HANDSHAKE_WAITS) {
-        TAILQ_REMOVE(&server->waiting, handshake, link);
-        if (handshake->holder != NULL)
-            producer_leave_row(handshake);
-    } else {
-        TAILQ_REMOVE(&server->handshakes, handshake, link);
-    }
+    leave_list(handshake);
+    if (handshake->state == HANDSHAKE_WAITS && handshake->holder != NULL)
+        producer_leave_row(handshake);
     server_unwatch(server, &handshake->socket);
+    if (handshake->process.fd >= 0) {
+        server_unwatch(server, &handshake->process);
+        close(handshake->process.fd);
+        handshake->process.fd = -1;
+    }
     handshake->state = HANDSHAKE_OVER;
     TAILQ_INSERT_TAIL(&server->over, handshake, link);
 }
@@ -343,7 +365,11 @@ static void release(struct handshake *handshake)
     if (handshake->producer != NULL)
         log_producer_release(server->log, handshake->producer);
     handshake->producer = NULL;
-    account_release(server, handshake->account, 0);
+    if (handshake->memory != NULL)
+        memory_drop(handshake->memory); /* and the account */
+    else
+        account_release(server, handshake->account, 0);
+    handshake->memory = NULL;
 }
 
 static void give_up(struct handshake *handshake)
@@ -362,17 +388,21 @@ static void say_no(struct handshake *handshake, const struct error *why)
 
 /* ------------------------------------------------------------------------------------- yes */
 
+static bool lacks_room(int rc)
+{
+    return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -ENOSPC;
+}
+
 static void say_yes(struct handshake *handshake)
 {
     struct server *server = handshake->server;
     struct session *session = NULL;
     struct error err = {0};
-    int files[2];
-    int rc = check_limits(server, handshake->account, &handshake->sizes, &err);
+    int rc = check_queue(server, handshake->account, &handshake->sizes, &err);
     over(handshake); /* the session watches the socket by itself */
     if (rc == 0)
-        rc = session_create(handshake, &session, files, &err);
-    if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -ENOSPC) {
+        rc = session_create(handshake, &session, &err);
+    if (lacks_room(rc)) {
         server->values.session_out_of_descriptors += rc == -EMFILE || rc == -ENFILE;
         err.code = -EDQUOT;
     }
@@ -381,9 +411,8 @@ static void say_yes(struct handshake *handshake)
         release(handshake);
         return;
     }
-    rc = send_welcome(session, files, handshake->resumed);
-    close(files[0]);
-    close(files[1]);
+    rc = send_welcome(session, handshake->resumed);
+    memory_files_close(session->memory);
     if (rc != 0)
         session_end(session);
     server->stat_dirty = true;
@@ -395,6 +424,66 @@ void handshake_go_on(struct handshake *handshake)
     say_yes(handshake);
 }
 
+/* A child may keep the socket of one that is killed while it waits for a producer. */
+static void process_ready(struct watch *watch, uint32_t events)
+{
+    (void)events;
+    struct handshake *handshake = container_of(watch, struct handshake, process);
+    if (handshake->state == HANDSHAKE_WAITS)
+        give_up(handshake);
+}
+
+/* Without a descriptor the deadline does it. */
+static void watch_process(struct handshake *handshake)
+{
+    int fd = session_process_open(handshake->socket.fd, handshake->pid);
+    handshake->process = (struct watch){.ready = process_ready, .fd = fd};
+    if (fd >= 0 && server_watch(handshake->server, &handshake->process, EPOLLIN) != 0) {
+        close(fd);
+        handshake->process.fd = -1;
+    }
+}
+
+/* Its memory is there: now its producer. */
+static void attach(struct handshake *handshake)
+{
+    struct server *server = handshake->server;
+    struct error err = {0};
+    int rc = producer_attach(handshake, &handshake->hello, &err);
+    if (rc < 0) {
+        err.code = rc == -ENOMEM ? -EDQUOT : rc;
+        say_no(handshake, &err);
+    } else if (rc == 0) {
+        say_yes(handshake);
+    } else {
+        leave_list(handshake);
+        handshake->state = HANDSHAKE_WAITS;
+        handshake->deadline_ns = io_now(server->io) + server->options.attach_ns;
+        TAILQ_INSERT_TAIL(&server->waiting, handshake, link);
+        watch_process(handshake);
+    }
+}
+
+static void say_no_memory(struct handshake *handshake, int rc)
+{
+    struct error err;
+    error_set(&err, lacks_room(rc) ? -EDQUOT : rc,
+              "the broker cannot make a connection with %llu bytes of shared memory: %s",
+              (unsigned long long)(handshake->sizes.client_file_bytes + handshake->sizes.broker_file_bytes),
+              strerror(-rc));
+    handshake->server->values.session_out_of_descriptors += rc == -EMFILE || rc == -ENFILE;
+    say_no(handshake, &err);
+}
+
+void handshake_filled(struct handshake *handshake, int rc)
+{
+    check_bug(handshake->state == HANDSHAKE_FILLS);
+    if (rc != 0)
+        say_no_memory(handshake, rc);
+    else
+        attach(handshake);
+}
+
 static void hello_came(struct handshake *handshake, const struct hello *hello, ssize_t length)
 {
     struct server *server = handshake->server;
@@ -403,23 +492,27 @@ static void hello_came(struct handshake *handshake, const struct hello *hello, s
     if (rc == 0)
         rc = take_sizes(hello, &handshake->sizes, &err);
     if (rc == 0)
-        rc = check_limits(server, handshake->account, &handshake->sizes, &err);
+        rc = check_shared(server, handshake->account, &handshake->sizes, &err);
     if (rc == 0)
-        rc = producer_attach(handshake, hello, &err);
-    if (rc < 0) {
-        err.code = rc == -ENOMEM ? -EDQUOT : rc;
+        rc = check_queue(server, handshake->account, &handshake->sizes, &err);
+    if (rc != 0) {
         say_no(handshake, &err);
+        return;
+    }
+    handshake->hello = *hello;
+    rc = memory_begin(handshake);
+    if (rc < 0) {
+        say_no_memory(handshake, rc);
     } else if (rc == 0) {
-        say_yes(handshake);
+        attach(handshake);
     } else {
-        TAILQ_REMOVE(&server->handshakes, handshake, link);
-        handshake->state = HANDSHAKE_WAITS;
-        handshake->deadline_ns = io_now(server->io) + server->options.attach_ns;
-        TAILQ_INSERT_TAIL(&server->waiting, handshake, link);
+        leave_list(handshake);
+        handshake->state = HANDSHAKE_FILLS;
+        TAILQ_INSERT_TAIL(&server->filling, handshake, link);
     }
 }
 
-/* A hello; while it waits for its producer, anything is the end of it. */
+/* A hello; while it waits for its memory or producer, anything is the end of it. */
 static void socket_ready(struct watch *watch, uint32_t events)
 {
     (void)events;
@@ -438,7 +531,7 @@ static void socket_ready(struct watch *watch, uint32_t events)
         give_up(handshake);
         return;
     }
-    if ((message.msg_flags & MSG_CTRUNC) != 0 || handshake->state == HANDSHAKE_WAITS) {
+    if ((message.msg_flags & MSG_CTRUNC) != 0 || handshake->state != HANDSHAKE_HELLO) {
         struct error err;
         error_set(&err, -EPROTO, "one hello is all that a client may send, without descriptors");
         say_no(handshake, &err);
@@ -473,7 +566,8 @@ void handshake_end_all(struct server *server)
     struct handshake *handshake;
     while ((handshake = TAILQ_FIRST(&server->handshakes)) != NULL)
         give_up(handshake);
-    while ((handshake = TAILQ_FIRST(&server->waiting)) != NULL) {
+    while ((handshake = TAILQ_FIRST(&server->filling)) != NULL ||
+           (handshake = TAILQ_FIRST(&server->waiting)) != NULL) {
         struct error err;
         error_set(&err, -ESHUTDOWN, "the broker is stopping: connect again once it is back");
         say_no(handshake, &err);

@@ -10,7 +10,8 @@
  *   4. Deadlines, writes whose topic has become free, held writes, then the rings (drain.c), then reads.
  *   5. log_turn: seals and submits. Held writes once more, since a sealed group has made room.
  *   6. Signals for what 4 and 5 answered.
- *   7. Those who waited for a producer whose holder is decided now are welcomed; sessions that ended are freed; the counters file is brought up to date.
+ *   7. Those who waited for a producer whose holder is decided now are welcomed; sessions that ended are
+ *      freed; the counters file is brought up to date.
  *
  * Failure modes: log_failed after any call into the log ends the turn with -EIO; nothing is posted or
  * signalled after it.
@@ -267,6 +268,7 @@ int server_create(const struct server_options *options, struct server **out, str
     server->listener = (struct watch){.ready = handshake_listen, .fd = options->listen_fd};
     TAILQ_INIT(&server->accounts);
     TAILQ_INIT(&server->handshakes);
+    TAILQ_INIT(&server->filling);
     TAILQ_INIT(&server->waiting);
     TAILQ_INIT(&server->over);
     TAILQ_INIT(&server->sessions);
@@ -284,6 +286,7 @@ int server_create(const struct server_options *options, struct server **out, str
     spin_start(server);
     queue_start(server);
     rights_start(server);
+    memory_start(server);
     server->turn_started_ns = io_now(server->io);
     int rc;
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -456,6 +459,7 @@ void server_destroy(struct server *server)
     }
     handshake_free_over(server);
     queue_stop(server);
+    memory_stop(server);
     check_bug(TAILQ_EMPTY(&server->accounts));
     drop_watermarks(server);
     close(server->spare_fd);

@@ -1,11 +1,12 @@
-/* session.c: one connection: its memory, its requests, its topic numbers, its end.
+/* session.c: one connection: its requests, its topic numbers, its end.
  *
  * Happy path
- *   1. session_create: two memfds, allocated in full (a late page would be a SIGBUS), mapped, sealed; two
- *      eventfds; everything into the epoll set. handshake.c sends the descriptors and closes the memfds.
+ *   1. session_create: takes over the handshake's memory (memory.c), mapped and sealed now; two eventfds;
+ *      everything into the epoll set. handshake.c sends the descriptors and closes the memfds.
  *   2. LIVE: drain.c takes descriptors, complete.c answers them.
- *   3. The socket hangs up, or the process that connected has ended: LEAVING. What is published is noted once (a process that kept the memory may go
- *      on writing there) and is drained as if the client lived; open streams are rolled back.
+ *   3. The socket hangs up, or the process that connected has ended: LEAVING. What is published is noted
+ *      once (a process that kept the memory may go on writing there) and is drained as if the client lived;
+ *      open streams are rolled back.
  *   4. ENDED: nothing is taken or posted any more. The session is freed when the log holds nothing of it and
  *      no signal is on its way: until then `done` may be called on its requests, a read may write into its
  *      window.
@@ -44,7 +45,7 @@ int shared_file(const char *name, uint64_t bytes, int *out)
         fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -errno;
-    if (fallocate(fd, 0, 0, (off_t)bytes) != 0) {
+    if (bytes > 0 && fallocate(fd, 0, 0, (off_t)bytes) != 0) {
         int rc = -errno;
         close(fd);
         return rc;
@@ -84,24 +85,14 @@ static void publish_words(struct session *session)
     __atomic_store_n(&words->magic, LAYOUT_MAGIC, __ATOMIC_RELEASE);
 }
 
-static int session_memory(struct session *session, int files[2])
+static int session_memory(struct session *session, struct memory *memory)
 {
     uint8_t *client = NULL;
     uint8_t *broker = NULL;
     const struct layout_sizes *sizes = &session->sizes;
-    int rc = shared_file("walrus-client", sizes->client_file_bytes, &files[0]);
+    int rc = memory_map(memory, &client, &broker);
     if (rc != 0)
         return rc;
-    rc = shared_file("walrus-broker", sizes->broker_file_bytes, &files[1]);
-    if (rc != 0)
-        goto close_client;
-    rc = shared_map(files[0], sizes->client_file_bytes, 0, &client);
-    if (rc != 0)
-        goto close_broker;
-    rc = shared_map(files[1], sizes->broker_file_bytes, F_SEAL_FUTURE_WRITE, &broker);
-    if (rc != 0)
-        goto unmap_client;
-
     session->client = (struct client_words *)(void *)client;
     session->client_arena = client + sizes->arena_at;
     session->broker = (struct broker_words *)(void *)broker;
@@ -112,20 +103,6 @@ static int session_memory(struct session *session, int files[2])
               broker + LAYOUT_PAGE);
     publish_words(session);
     return 0;
-
-unmap_client:
-    munmap(client, sizes->client_file_bytes);
-close_broker:
-    close(files[1]);
-close_client:
-    close(files[0]);
-    return rc;
-}
-
-static void session_unmap(struct session *session)
-{
-    munmap(session->client, session->sizes.client_file_bytes);
-    munmap(session->broker, session->sizes.broker_file_bytes);
 }
 
 /* ------------------------------------------------------------------------------------- events */
@@ -190,22 +167,22 @@ void session_park(struct session *session)
 
 /* The kernel's own handle of the peer; before 6.5, by the number that the kernel gave at accept. If that has
  * been given to another process since, then ours has ended, and the socket tells. */
-static int process_open(const struct session *session)
+int session_process_open(int socket_fd, pid_t pid)
 {
     int fd = -1;
     socklen_t length = sizeof fd;
-    if (getsockopt(session->socket.fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0)
+    if (getsockopt(socket_fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0)
         return fd;
     if (errno != ENOPROTOOPT && errno != EOPNOTSUPP)
         return -errno;
-    fd = (int)syscall(SYS_pidfd_open, session->pid, 0);
+    fd = (int)syscall(SYS_pidfd_open, pid, 0);
     return fd >= 0 ? fd : -errno;
 }
 
 static int process_watch(struct session *session)
 {
     struct server *server = session->server;
-    int fd = process_open(session);
+    int fd = session_process_open(session->socket.fd, session->pid);
     if (fd == -ESRCH)
         return -ECONNRESET; /* ended before we looked */
     if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM)
@@ -275,7 +252,7 @@ close_doorbell:
     return rc;
 }
 
-int session_create(struct handshake *handshake, struct session **out, int files[2], struct error *err)
+int session_create(struct handshake *handshake, struct session **out, struct error *err)
 {
     struct server *server = handshake->server;
     const struct layout_sizes *sizes = &handshake->sizes;
@@ -301,30 +278,26 @@ int session_create(struct handshake *handshake, struct session **out, int files[
     session->streams = calloc(MAX_STREAMS_OPEN, sizeof *session->streams);
     if (session->requests == NULL || session->streams == NULL)
         goto free_session;
-    rc = session_memory(session, files);
+    rc = session_memory(session, handshake->memory);
     if (rc != 0)
         goto free_session;
     rc = session_descriptors(session);
     if (rc != 0)
-        goto free_memory;
+        goto free_session;
+    session->memory = handshake->memory;
+    handshake->memory = NULL;
 
     TAILQ_INSERT_TAIL(&server->sessions, session, all);
     if (handshake->producer != NULL)
         producer_hold(session, handshake->producer);
     account->queue += sizes->queue_entries;
     server->queue += sizes->queue_entries;
-    account->shared += sizes->client_file_bytes + sizes->broker_file_bytes;
-    server->values.session_shared_bytes += sizes->client_file_bytes + sizes->broker_file_bytes;
     server->values.session_connections++;
     server->values.session_connected++;
     server->values.session_parked++;
     *out = session;
     return 0;
 
-free_memory:
-    session_unmap(session);
-    close(files[0]);
-    close(files[1]);
 free_session:
     free(session->streams);
     free(session->requests);
@@ -397,7 +370,6 @@ void session_hostile(struct session *session, const char *format, ...)
 static void session_free(struct session *session)
 {
     struct server *server = session->server;
-    uint64_t shared = session->sizes.client_file_bytes + session->sizes.broker_file_bytes;
     TAILQ_REMOVE(&server->ended, session, all);
     if (session->touched)
         TAILQ_REMOVE(&server->touched, session, touch);
@@ -409,12 +381,10 @@ static void session_free(struct session *session)
     session->account->queue -= session->sizes.queue_entries;
     close(session->doorbell.fd);
     close(session->signal.fd);
-    session_unmap(session);
+    memory_drop(session->memory); /* and the account */
     free(session->topics);
     free(session->streams);
     free(session->requests);
-    account_release(server, session->account, shared);
-    server->values.session_shared_bytes -= shared;
     server->values.session_connections--;
     server->values.session_parked--;
     free(session);

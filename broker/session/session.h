@@ -31,6 +31,7 @@
 
 #include "../../shared/message.h"
 #include "../../shared/ring.h"
+#include "../io/worker.h"
 #include "server.h"
 
 #define MAX_TOPICS_OPEN   65536u
@@ -176,6 +177,7 @@ struct session {
     uint32_t fence_tail;
     struct handshake_row waiters; /* who is to have the producer next, in order */
 
+    struct memory *memory;
     struct layout_sizes sizes;
     struct client_words *client; /* hostile memory: every word is read once */
     uint8_t *client_arena;       /* hostile memory: only log_write and OP_OPEN look at it, once */
@@ -228,15 +230,18 @@ TAILQ_HEAD(account_list, account);
 
 /* A connection without a session yet.
  *
- *          hello; its producer is nobody's
- *   HELLO -------------------------------------------------------> OVER  a session, or refused
- *     |                                      decided; first in row   ^
- *     +---------------------> WAITS ---------------------------------+
- *       hello; its producer's         hang-up, deadline, stop
- *       holder is not decided
+ *          hello    memory   its producer is nobody's
+ *   HELLO ---------> FILLS ---------------------------------------> OVER  a session, or refused
+ *                      |                     decided; first in row   ^
+ *                      +--------> WAITS -----------------------------+
+ *        its producer's holder            hang-up, deadline, stop
+ *        is not decided
+ *
+ * Small memories are filled at once: such a handshake is never seen in FILLS.
  */
 enum handshake_state {
     HANDSHAKE_HELLO, /* on server->handshakes */
+    HANDSHAKE_FILLS, /* on server->filling */
     HANDSHAKE_WAITS, /* on server->waiting, and on holder->waiters */
     HANDSHAKE_OVER,  /* on server->over: freed at the end of the turn */
 };
@@ -245,9 +250,12 @@ struct handshake {
     struct server *server;
     enum handshake_state state;
     struct watch socket;
+    struct watch process; /* WAITS: as the session has it */
     struct account *account;
     pid_t pid;
     int64_t deadline_ns;
+    struct hello hello;        /* checked; in FILLS and WAITS */
+    struct memory *memory;     /* NULL: not begun, or the session's */
     struct layout_sizes sizes; /* this and the next ones: as the hello has them */
     bool take_over;
     bool resumed;              /* the welcome is to say so */
@@ -257,6 +265,7 @@ struct handshake {
     TAILQ_ENTRY(handshake) row;
 };
 TAILQ_HEAD(handshake_list, handshake);
+TAILQ_HEAD(memory_list, memory);
 
 /* Who waits for a topic: hangs on log_topic_word() as long as there is anybody. */
 struct topic_queue {
@@ -308,7 +317,8 @@ struct server {
 
     struct account_list accounts;
     struct handshake_list handshakes; /* the first deadline first */
-    struct handshake_list waiting;    /* the same */
+    struct handshake_list filling;
+    struct handshake_list waiting; /* the first deadline first */
     struct handshake_list over;
     struct session_list sessions;
     struct session_list active;
@@ -322,6 +332,12 @@ struct server {
     uint64_t ready_count;
     struct line_table lines;
     struct deadlines deadlines;
+
+    struct memory_list memories; /* to be filled or given back; in a row */
+    struct memory *memory_working;
+    uid_t memory_uid; /* of that one, or the one before */
+    struct worker memory_worker;
+    struct watch memory_watch; /* its eventfd; -1: it does not run */
 
     int64_t group_ns; /* how long a group takes: a moving average */
     uint64_t group_seen;
@@ -357,18 +373,20 @@ struct server {
 #define container_of(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 /* session.c */
-/* A memfd allocated in full, and its mapping; then it is sealed SHRINK|GROW|SEAL and `extra_seals`. */
+/* A memfd, its first `bytes` allocated, and its mapping; then it is sealed SHRINK|GROW|SEAL and
+ * `extra_seals`. */
 int shared_file(const char *name, uint64_t bytes, int *out) must_check;
 int shared_map(int fd, uint64_t bytes, int extra_seals, uint8_t **out) must_check;
-/* Takes over the handshake's socket, account and producer on success. `files` get the two memfds, which the
- * caller sends and closes. -EMFILE, -ENFILE, -ENOMEM, -ENOSPC; -ECONNRESET: the client's process has ended. */
-int session_create(struct handshake *handshake, struct session **out, int files[2],
-                   struct error *err) must_check;
+/* Takes over the handshake's socket, account, memory and producer on success. -EMFILE, -ENFILE, -ENOMEM;
+ * -ECONNRESET: the client's process has ended. */
+int session_create(struct handshake *handshake, struct session **out, struct error *err) must_check;
 void session_activate(struct session *session);
 void session_park(struct session *session);
 void session_leave(struct session *session); /* the client is gone */
 void session_end(struct session *session);   /* LIVE or LEAVING -> ENDED */
 void session_hostile(struct session *session, const char *format, ...) printf_like(2, 3);
+/* A pidfd of the process that connected; -ESRCH: it has ended; -ENOSYS, ...: there is none to be had. */
+int session_process_open(int socket_fd, pid_t pid) must_check;
 void session_reap_ended(struct server *server); /* frees what can be freed */
 /* NULL: the pool is empty */
 struct request *request_take(struct session *session, enum request_kind kind);
@@ -378,6 +396,19 @@ int session_topic_add(struct session *session, struct topic *topic, uint32_t *nu
 void session_topic_close(struct session *session, uint32_t number);
 void session_topic_done(struct session *session, uint32_t number); /* one request less uses it */
 void session_topics_release(struct session *session);
+
+/* memory.c */
+void memory_start(struct server *server);
+void memory_stop(struct server *server);
+/* Charges the account and fills. 0: handshake->memory can be mapped; 1: handshake_filled will be called;
+ * -ENOMEM, -EMFILE, -ENFILE, -ENOSPC. */
+int memory_begin(struct handshake *handshake) must_check;
+int memory_map(struct memory *memory, uint8_t **client, uint8_t **broker) must_check;
+void memory_files(const struct memory *memory, int files[2]);
+void memory_files_close(struct memory *memory);
+/* Gives it back, now or later, and then, by account_release, what the account has of it and of the
+ * connection. */
+void memory_drop(struct memory *memory);
 
 /* stream.c */
 struct stream_slot *stream_find(struct session *session, uint32_t number);
@@ -481,6 +512,7 @@ void read_end_all(struct session *session, int result);                  /* ends
 void handshake_listen(struct watch *watch, uint32_t events);
 void handshake_expire(struct server *server, int64_t now);
 void handshake_free_over(struct server *server);
+void handshake_filled(struct handshake *handshake, int rc); /* FILLS -> WAITS or OVER */
 void handshake_end_all(struct server *server);
 void handshake_go_on(struct handshake *handshake); /* WAITS -> OVER: nobody has its producer any more */
 void account_release(struct server *server, struct account *account, uint64_t shared);
