@@ -20,9 +20,8 @@
  * end these calls: the outcome would be unknown. */
 #include "handle.h"
 
-#define DEADLINE_GRACE (20 * NS_PER_MS)
-#define FIRST_WAIT     NS_PER_MS
-#define MOST_WAIT      NS_PER_S
+#define FIRST_WAIT NS_PER_MS
+#define MOST_WAIT  NS_PER_S
 
 struct write_call {
     struct walrus *handle;
@@ -196,8 +195,7 @@ static int finish(const struct write_call *call, struct walrus_batch *batch, str
     code = send_in_order(call, batch, &sending);
     if (code < 0)
         return code;
-    int64_t until = call->deadline < FOR_EVER - DEADLINE_GRACE ? call->deadline + DEADLINE_GRACE : FOR_EVER;
-    code = walrus__wait_answer(handle, answer, until, false);
+    code = walrus__wait_answer(handle, answer, walrus__with_grace(call->deadline), false);
     if (code == -ETIME)
         return let_go(call, stream, answer);
     check_bug(code == 0); /* a lost connection answers, too */
@@ -310,7 +308,7 @@ static int write_tries(struct write_call *call, struct walrus_receipt *receipt)
 {
     struct walrus *handle = call->handle;
     for (uint32_t tries = 1;; tries++) {
-        int code = walrus__known_for_call(handle, call->topic, true, &call->known);
+        int code = walrus__known_for_call(handle, call->topic, true, call->deadline, &call->known);
         if (code < 0)
             return code;
         bool lists = call->retries && call->options.queue == 0 && !call->is_listed;

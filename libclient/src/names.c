@@ -56,10 +56,15 @@ static uint32_t bucket_of(const char *name, size_t length)
     return sum % BUCKETS;
 }
 
+static bool is_named(const struct known_topic *known, const char *name, size_t length)
+{
+    return known != NULL && known->length == length && memcmp(known->name, name, length) == 0;
+}
+
 static struct known_topic *find(const struct walrus *handle, const char *name, size_t length, uint32_t bucket)
 {
     struct known_topic *known = handle->names[bucket];
-    while (known != NULL && (known->length != length || memcmp(known->name, name, length) != 0))
+    while (known != NULL && !is_named(known, name, length))
         known = known->bucket_next;
     return known;
 }
@@ -99,14 +104,16 @@ void walrus__known_opened(struct walrus *handle, struct known_topic *known, cons
         known->next_number = known->last_number + 1;
 }
 
-/* Asks the broker for the number of a new name. */
-static int ask(struct walrus *handle, struct known_topic *known)
+/* Sends the question for a new name. There is one at a time: the name lies in the first NAME_BYTES. */
+static int ask(struct walrus *handle, struct known_topic *known, int64_t deadline)
 {
-    if (walrus__wait_credit(handle) < 0 || walrus__wait_up(handle) < 0)
-        return walrus__fail_lost(handle);
-    /* The first NAME_BYTES are for this; only one is asked for at a time. */
+    int code = walrus__wait_credits(handle, 1, deadline);
+    if (code == 0) /* until then a reconnection has names of its own there */
+        code = walrus__wait_up(handle, deadline);
+    if (code < 0)
+        return code == -ETIME ? walrus__too_late(handle) : walrus__fail_lost(handle);
     memcpy(handle->arena, known->name, known->length);
-    struct answer answer = {.done = false};
+    handle->opened = (struct answer){.done = false};
     struct submission submission = {
         .descriptor = {.op = OP_OPEN,
                        .level = known->wanted_level,
@@ -115,23 +122,50 @@ static int ask(struct walrus *handle, struct known_topic *known)
                        .payload_bytes = known->length},
         .kind = REQUEST_ANSWER,
         .extent = NO_EXTENT,
-        .answer = &answer,
+        .answer = &handle->opened,
     };
-    int code = walrus__submit(handle, &submission, NULL);
-    if (code < 0)
+    code = walrus__submit(handle, &submission, NULL);
+    if (code == 0)
+        handle->opening = known;
+    return code;
+}
+
+/* Waits for the answer to the question that is under way, if there is one. 0; -ETIMEDOUT: it still is. */
+static int take_answer(struct walrus *handle, int64_t deadline)
+{
+    struct known_topic *known = handle->opening;
+    if (known == NULL)
+        return 0;
+    if (walrus__wait_answer(handle, &handle->opened, deadline, false) == -ETIME)
+        return walrus__too_late(handle);
+    handle->opening = NULL;
+    const struct completion *c = &handle->opened.completion;
+    if (c->result < 0) {
+        int code = handle->lost != 0
+                       ? walrus__fail_lost(handle)
+                       : walrus__fail_answer(handle, c->result, c->reason, "topic", known->name);
+        free(known);
         return code;
-    code = walrus__wait_answer(handle, &answer, FOR_EVER, false);
-    check_bug(code == 0);
-    if (answer.completion.result < 0)
-        return handle->lost != 0 ? walrus__fail_lost(handle)
-                                 : walrus__fail_answer(handle, answer.completion.result,
-                                                       answer.completion.reason, "topic", known->name);
-    walrus__known_opened(handle, known, &answer.completion);
+    }
+    walrus__known_opened(handle, known, c);
+    link_known(handle, known);
+    handle->unused_topics = true;
     return 0;
 }
 
+static struct known_topic *known_new(const char *name, size_t length, uint32_t bucket)
+{
+    struct known_topic *known = calloc(1, sizeof *known + length + 1);
+    if (known == NULL)
+        return NULL;
+    known->bucket = bucket;
+    known->length = (uint32_t)length;
+    memcpy(known->name, name, length);
+    return known;
+}
+
 int walrus__known_open(struct walrus *handle, const char *name, size_t length, uint8_t level, bool create,
-                       struct known_topic **known_out)
+                       int64_t deadline, struct known_topic **known_out)
 {
     if (handle->names == NULL) {
         handle->names = calloc(BUCKETS, sizeof(struct known_topic *));
@@ -141,20 +175,27 @@ int walrus__known_open(struct walrus *handle, const char *name, size_t length, u
     uint32_t bucket = bucket_of(name, length);
     struct known_topic *known = find(handle, name, length, bucket);
     if (known == NULL) {
-        known = calloc(1, sizeof *known + length + 1);
+        /* Another call may have left a question under way; its answer matters if the name is this one. */
+        bool same = is_named(handle->opening, name, length);
+        int code = take_answer(handle, deadline);
+        if (code == -ETIMEDOUT || (code < 0 && (same || handle->lost != 0)))
+            return code;
+        known = find(handle, name, length, bucket);
+    }
+    if (known == NULL) {
+        known = known_new(name, length, bucket);
         if (known == NULL)
             return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for a topic name");
         known->wanted_level = level;
         known->create = create;
-        known->bucket = bucket;
-        known->length = (uint32_t)length;
-        memcpy(known->name, name, length);
-        int code = ask(handle, known);
+        int code = ask(handle, known, deadline);
         if (code < 0) {
             free(known);
             return code;
         }
-        link_known(handle, known);
+        code = take_answer(handle, deadline);
+        if (code < 0)
+            return code;
     }
     known->create = known->create || create;
     known->uses++;
@@ -238,7 +279,7 @@ static void forget_oldest(struct walrus *handle)
     walrus__sweep_topics(handle);
 }
 
-int walrus__known_for_call(struct walrus *handle, const char *name, bool create,
+int walrus__known_for_call(struct walrus *handle, const char *name, bool create, int64_t deadline,
                            struct known_topic **known_out)
 {
     if (handle->lost != 0)
@@ -249,7 +290,7 @@ int walrus__known_for_call(struct walrus *handle, const char *name, bool create,
     if (known == NULL || !known->cached) {
         if (handle->name_count == MOST_NAMES)
             forget_oldest(handle);
-        int code = walrus__known_open(handle, name, length, LEVEL_TOPIC, create, &known);
+        int code = walrus__known_open(handle, name, length, LEVEL_TOPIC, create, deadline, &known);
         if (code < 0)
             return code;
         known->cached = true;
@@ -269,7 +310,9 @@ void walrus__names_release(struct walrus *handle)
         unlink_known(handle, known);
         free(known);
     }
+    free(handle->opening);
     free(handle->names);
+    handle->opening = NULL;
     handle->names = NULL;
     handle->name_newest = handle->name_oldest = NULL;
 }

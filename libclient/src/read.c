@@ -197,7 +197,7 @@ int walrus_batch_read_for_topic(walrus *handle, const char *topic, uint64_t from
         .follow = options.follow_ns != 0,
         .deadline = walrus__deadline(options.follow_ns),
     };
-    code = walrus__known_for_call(handle, topic, call.follow, &call.known);
+    code = walrus__known_for_call(handle, topic, call.follow, FOR_EVER, &call.known);
     if (code == 0) {
         call.entries = walrus__entries_new(handle);
         code = call.entries != NULL ? read_entries(&call)

@@ -101,16 +101,21 @@ static int send_chunk(struct walrus_batch *batch)
         return stream_failed(batch);
     bool waits = batch->queue && batch->chunk == 0 && !topic_is_ours(batch);
     struct submission submission = chunk_submission(batch, waits ? DESCRIPTOR_QUEUE : 0);
-    code = walrus__submit(handle, &submission, NULL);
+    uint32_t index;
+    code = walrus__submit(handle, &submission, &index);
     if (code < 0)
         return code;
     batch->chunks_in_flight++;
     chunk_sent(batch);
     if (!waits)
         return 0;
-    code = walrus__wait_until(handle, chunks_answered, batch, 1, batch->deadline, false);
-    if (code == -ETIME)
+    uint64_t word = walrus__request_word(handle, index);
+    code = walrus__wait_until(handle, chunks_answered, batch, 1, walrus__with_grace(batch->deadline), false);
+    if (code == -ETIME) { /* the broker should have said so */
+        bool asked = walrus__cancel_word(handle, word);
+        check_bug(asked || handle->lost != 0);
         return walrus__too_late(handle);
+    }
     return batch->failed < 0 || handle->lost != 0 ? stream_failed(batch) : 0;
 }
 

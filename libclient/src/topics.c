@@ -43,7 +43,7 @@ int walrus_topic_open(walrus *handle, const char *name, size_t length,
     struct walrus_topic *topic = calloc(1, sizeof *topic);
     if (topic == NULL)
         return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for a topic handle");
-    code = walrus__known_open(handle, name, length, options.level, true, &topic->known);
+    code = walrus__known_open(handle, name, length, options.level, true, FOR_EVER, &topic->known);
     walrus__leave(handle);
     if (code < 0) {
         free(topic);
