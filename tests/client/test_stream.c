@@ -305,3 +305,202 @@ Test(stream, whole_batches_up_to_3_MiB_stay_whole)
     cr_assert_eq(fake.seen[OP_BATCH], 1);
     cr_assert_gt(fake.seen[OP_CHUNK], 0);
 }
+
+/* ------------------------------------------------------------------------------------ in parts */
+
+static void add_parts(walrus_batch *batch, size_t length, unsigned seed, size_t part)
+{
+    uint8_t *data = pattern(length, seed);
+    size_t at = 0;
+    do {
+        size_t now = length - at < part ? length - at : part;
+        int code = walrus_batch_add_part(batch, data + at, now, at + now < length);
+        cr_assert_eq(code, 0, "%d: %s", code, walrus_error(handle));
+        at += now;
+    } while (at < length);
+    free(data);
+}
+
+Test(stream, an_entry_in_parts_is_one_entry)
+{
+    walrus_batch *batch = new_batch();
+    add_parts(batch, 1000, 1, 7);
+    add(batch, 33, 2);
+    add_parts(batch, 0, 3, 5);
+    cr_assert_eq(walrus_batch_add_part(batch, "ab", 2, 1), 0);
+    cr_assert_eq(walrus_batch_add_part(batch, NULL, 0, 1), 0);
+    cr_assert_eq(walrus_batch_add_part(batch, "c", 1, 1), 0);
+    cr_assert_eq(walrus_batch_add_part(batch, NULL, 0, 0), 0); /* the last part may be empty */
+    cr_assert_eq(walrus_batch_set_type(batch, 9), 0);
+    cr_assert_eq(submit(batch, 1), 0);
+    struct walrus_completion c = reap_one();
+    cr_assert_eq(c.result, 0);
+    cr_assert_eq(c.receipt.count, 4);
+    fake_pause(&fake);
+    cr_assert_eq(fake.seen[OP_BATCH], 1);
+    expect_entry(0, 1000, 1);
+    expect_entry(1, 33, 2);
+    expect_entry(2, 0, 3);
+    struct fake_entry *last = &fake_topic(&fake, "t")->entries[3];
+    cr_assert_eq(last->length, 3);
+    cr_assert_eq(memcmp(last->data, "abc", 3), 0);
+    cr_assert_eq(last->type, 9);
+}
+
+Test(stream, an_entry_in_parts_may_be_larger_than_the_arena)
+{
+    /* In parts of every kind of size, behind and before entries of every kind. */
+    size_t parts[] = {1, 7, 16, 4095, 4096, 4097, 30000, 70000, 1 << 20};
+    uint64_t count = 0;
+    for (size_t i = 0; i < array_count(parts); i++) {
+        size_t length = parts[i] < 16 ? 70000 : 300001;
+        walrus_batch *batch = new_batch();
+        add(batch, i * 100, 1);
+        add_parts(batch, length, 2, parts[i]);
+        add_parts(batch, 4096 * 5, 3, parts[i]);
+        add(batch, 9000, 4);
+        add_parts(batch, length + 1, 5, parts[i]);
+        add(batch, 1, 6);
+        cr_assert_eq(submit(batch, i), 0, "%s", walrus_error(handle));
+        cr_assert_eq(reap_one().result, 0);
+        fake_pause(&fake);
+        expect_entry(count, i * 100, 1);
+        expect_entry(count + 1, length, 2);
+        expect_entry(count + 2, 4096 * 5, 3);
+        expect_entry(count + 3, 9000, 4);
+        expect_entry(count + 4, length + 1, 5);
+        expect_entry(count + 5, 1, 6);
+        fake_resume(&fake);
+        count += 6;
+    }
+}
+
+Test(stream, random_parts_make_the_entries_that_were_meant)
+{
+    uint64_t random = 88172645463325252u, count = 0;
+    for (int round = 0; round < 60; round++) {
+        walrus_batch *batch = new_batch();
+        size_t lengths[24];
+        for (unsigned i = 0; i < array_count(lengths); i++) {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            lengths[i] = (size_t)(random % (random % 5 == 0 ? 40000 : 3000));
+            if (random % 3 == 0)
+                add(batch, lengths[i], i);
+            else
+                add_parts(batch, lengths[i], i, 1 + (size_t)(random >> 20) % 6000);
+        }
+        cr_assert_eq(submit(batch, 1), 0);
+        cr_assert_eq(reap_one().result, 0);
+        fake_pause(&fake);
+        for (unsigned i = 0; i < array_count(lengths); i++)
+            expect_entry(count++, lengths[i], i);
+        fake_resume(&fake);
+    }
+}
+
+Test(stream, in_the_middle_of_an_entry_only_another_part_is_taken)
+{
+    walrus_batch *batch = new_batch();
+    void *data;
+    cr_assert_eq(walrus_batch_add_part(batch, NULL, 1, 1), -EINVAL);
+    cr_assert_eq(walrus_batch_add_part(batch, "a", 1, 1), 0);
+    cr_assert_eq(walrus_batch_add(batch, "b", 1), -EINVAL);
+    cr_assert_not_null(strstr(walrus_error(handle), "more"));
+    cr_assert_eq(walrus_batch_reserve(batch, 1, &data), -EINVAL);
+    cr_assert_eq(walrus_batch_trim(batch, 0), -EINVAL);
+    cr_assert_eq(walrus_batch_set_type(batch, 1), -EINVAL);
+    cr_assert_eq(walrus_batch_add_part(batch, "c", 1, 0), 0);
+    cr_assert_eq(walrus_batch_set_type(batch, 1), 0);
+    cr_assert_eq(walrus_batch_add_part(batch, "d", 1, 1), 0);
+    cr_assert_eq(submit(batch, 1), -EINVAL); /* and the batch is gone */
+    cr_assert_eq(walrus_batch_add_part(batch, "e", 1, 0), -EINVAL);
+    cr_assert_eq(walrus_batch_add_part(NULL, "e", 1, 0), -EINVAL);
+    batch = new_batch();
+    cr_assert_eq(walrus_batch_add_part(batch, "d", 1, 1), 0);
+    walrus_batch_abort(batch);
+    fake_pause(&fake);
+    cr_assert_eq(fake.commits, 0);
+}
+
+Test(stream, parts_count_for_the_limits_as_their_entry)
+{
+    walrus_close(handle);
+    fake_pause(&fake);
+    fake.max_batch_bytes = 3 * 64 + 1000;
+    fake_resume(&fake);
+    handle = CONNECT(&fake, .arena_bytes = 1 << 20);
+    topic = open_topic(handle, "t");
+    struct walrus_info info = {.size = sizeof info};
+    cr_assert_eq(walrus_get_info(handle, &info), 0);
+    cr_assert_eq(info.max_batch_bytes, 3 * 64 + 1000);
+    uint8_t *data = pattern(1000, 1);
+    walrus_batch *batch = new_batch();
+    cr_assert_eq(walrus_batch_add_part(batch, data, 400, 1), 0);
+    cr_assert_eq(walrus_batch_add_part(batch, data, 729, 1), -EINVAL); /* one byte over */
+    cr_assert_eq(walrus_batch_add_part(batch, data, 600, 0), 0);
+    cr_assert_eq(walrus_batch_add(batch, data, 65), -EINVAL);
+    cr_assert_eq(walrus_batch_add_part(batch, data, 65, 0), -EINVAL);
+    cr_assert_eq(walrus_batch_add(batch, data, 64), 0); /* exactly full */
+    cr_assert_eq(walrus_batch_add(batch, data, 0), -EINVAL);
+    cr_assert_eq(submit(batch, 1), 0);
+    cr_assert_eq(reap_one().result, 0);
+    struct walrus_slice slices[] = {{data, 1000}, {data, 64}};
+    cr_assert_eq(walrus_batch_append_for_topic(handle, "t", slices, 2, NULL, NULL), 0);
+    slices[1].length = 65;
+    cr_assert_eq(walrus_batch_append_for_topic(handle, "t", slices, 2, NULL, NULL), -EINVAL);
+    free(data);
+}
+
+Test(stream, a_part_that_sits_on_the_bytes_kept_for_chunks_makes_room)
+{
+    walrus_batch *one = new_batch(), *two = new_batch();
+    void *data;
+    cr_assert_eq(walrus_batch_reserve(one, 28000, &data), 0);
+    cr_assert_eq(walrus_batch_reserve(two, 28000, &data), 0);
+    walrus_topic *u = open_topic(handle, "u");
+    walrus_batch *other;
+    cr_assert_eq(walrus_batch_begin(u, &other), 0);
+    walrus_batch *parts = new_batch();
+    uint8_t *bytes = pattern(50000, 3);
+    size_t at = 0;
+    for (unsigned i = 0; at < 50000; i++) { /* both want the only extent there is, in turn */
+        size_t now = 50000 - at < 5001 ? 50000 - at : 5001;
+        cr_assert_eq(walrus_batch_add_part(parts, bytes + at, now, at + now < 50000), 0, "%s",
+                     walrus_error(handle));
+        at += now;
+        add(other, 5000, i);
+    }
+    free(bytes);
+    cr_assert_eq(submit(parts, 1), 0);
+    cr_assert_eq(reap_one().result, 0);
+    cr_assert_eq(submit(other, 1), 0);
+    cr_assert_eq(reap_one().result, 0);
+    walrus_batch_abort(one);
+    walrus_batch_abort(two);
+    fake_pause(&fake);
+    expect_entry(0, 50000, 3);
+    cr_assert_eq(fake_topic(&fake, "u")->count, 10);
+}
+
+Test(stream, one_entry_of_1_GiB_goes_in_parts_through_the_default_arena)
+{
+    walrus_close(handle);
+    fake_pause(&fake);
+    fake.swallow = true;
+    fake_resume(&fake);
+    handle = CONNECT(&fake, .queue_entries = 0);
+    topic = open_topic(handle, "t");
+    uint8_t *data = pattern(1 << 20, 1);
+    walrus_batch *batch = new_batch();
+    for (int i = 0; i < 1024; i++)
+        cr_assert_eq(walrus_batch_add_part(batch, data, 1 << 20, 1), 0, "%s", walrus_error(handle));
+    cr_assert_eq(walrus_batch_add_part(batch, data, 0, 0), 0);
+    free(data);
+    cr_assert_eq(submit(batch, 1), 0);
+    cr_assert_eq(reap_one().result, 0);
+    fake_pause(&fake);
+    cr_assert_eq(fake_topic(&fake, "t")->count, 1);
+    cr_assert_eq(fake_topic(&fake, "t")->entries[0].length, UINT64_C(1) << 30);
+}
