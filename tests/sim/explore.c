@@ -174,6 +174,7 @@ static void judge(struct explorer *explorer, struct branch *branch)
         run_settle(&run);
         if (run_alive(&run) && run.acked == 0)
             ledger_fail(&branch->ledger, "nothing can be written after a start");
+        run_resubmit(&run);
     }
     finish(&run, branch);
 }
@@ -398,6 +399,14 @@ static void random_faults(struct run_state *run)
         if (seed_chance(seed, 300) && kind != IO_CLOSE)
             disk_set_chance(run->disk, (enum io_kind)kind, (uint32_t)seed_below(seed, 30000));
     }
+    if (seed_chance(seed, 400)) { /* one group fails, and again where it is rolled back into */
+        struct fault fault = {.kinds = 1u << IO_WRITE, .classes = CLASS_SEGMENT, .count = 1, .error = -EIO};
+        fault.leaves = seed_chance(seed, 500) ? LEAVES_NEW : LEAVES_OLD;
+        fault.skip = seed_below(seed, 30);
+        disk_set_fault(run->disk, &fault);
+        fault.skip += 2;
+        disk_set_fault(run->disk, &fault);
+    }
     if (seed_chance(seed, 100))
         disk_set_space(run->disk, (24u << 20) + seed_below(seed, 40u << 20));
 }
@@ -414,6 +423,8 @@ static void random_life(struct explorer *explorer, struct branch *branch, struct
     if (run_start(&run)) {
         if (!faults_at_start) {
             run_check(&run);
+            if (seed_chance(seed, 300))
+                run_resubmit(&run);
             random_faults(&run);
         }
         if (seed_chance(seed, 600))
@@ -443,6 +454,7 @@ struct explore_result explore_random(uint64_t seed, const struct explore_options
     ledger_init(&branch.ledger);
     branch.ledger.levels[3] = LEVEL_WRITTEN;
     branch.ledger.levels[4] = LEVEL_ACCEPTED;
+    branch.ledger.max_anonymous = seed_chance(&draws, 300) ? 2 : 0;
     *trace = 0;
     uint32_t lives = 2 + (uint32_t)seed_below(&draws, 3);
     for (uint32_t life = 0; life <= lives && !explorer.result.failed; life++) {

@@ -5,7 +5,10 @@
 
 struct stamp {
     uint64_t magic;
-    uint32_t batch, entry, entries, topic;
+    uint32_t batch, entry;
+    uint16_t entries;
+    uint8_t topic, producer;
+    uint32_t number;
     uint64_t check;
 };
 _Static_assert(sizeof(struct stamp) == STAMP_BYTES, "stamp");
@@ -41,9 +44,14 @@ uint64_t ledger_hash(const struct ledger *ledger)
     for (uint32_t i = 0; i < ledger->count; i++) {
         const struct batch *batch = &ledger->batches[i];
         uint64_t bits = batch->fate | (uint64_t)batch->level << 8 | (uint64_t)batch->shown << 16 |
-                        (uint64_t)batch->complete << 17 | (uint64_t)batch->sequenced << 18;
+                        (uint64_t)batch->complete << 17 | (uint64_t)batch->sequenced << 18 |
+                        (uint64_t)batch->denied << 19 | (uint64_t)batch->number << 20;
         hash = seed_mix(hash ^ bits) + batch->first_sequence;
     }
+    for (uint32_t i = 0; i < ledger->producer_count; i++)
+        hash = seed_mix(hash ^ ledger->producers[i].id) + ledger->producers[i].forgotten;
+    for (uint32_t role = 0; role < SIM_ROLES; role++)
+        hash = seed_mix(hash + ledger->roles[role]);
     return hash;
 }
 
@@ -80,6 +88,83 @@ struct batch *ledger_at(struct ledger *ledger, uint32_t id)
     return &ledger->batches[id - 1];
 }
 
+/* ------------------------------------------------------------------------------ numbers */
+
+uint8_t ledger_add_producer(struct ledger *ledger, uint32_t role, uint64_t id)
+{
+    if (ledger->producer_count == SIM_PRODUCERS)
+        return 0;
+    for (uint32_t i = 0; i < ledger->producer_count; i++) {
+        if (ledger->producers[i].id == id)
+            ledger_fail(ledger, "producer %u gets the id %llx of producer %u", ledger->producer_count + 1,
+                        (unsigned long long)id, i + 1);
+    }
+    ledger->producers[ledger->producer_count++] = (struct known_producer){.id = id, .role = (uint8_t)role};
+    return (uint8_t)ledger->producer_count;
+}
+
+struct batch *ledger_claimant(struct ledger *ledger, uint8_t producer, uint32_t topic, uint32_t number)
+{
+    struct batch *last = NULL;
+    for (uint32_t i = 0; i < ledger->count; i++) {
+        struct batch *batch = &ledger->batches[i];
+        if (batch->producer == producer && batch->topic == topic && batch->number == number &&
+            batch->claim != 0 && (last == NULL || batch->claim > last->claim))
+            last = batch;
+    }
+    return last;
+}
+
+void ledger_claim(struct ledger *ledger, struct batch *batch, uint8_t producer, uint32_t number)
+{
+    batch->producer = producer;
+    batch->number = number;
+    batch->claim = ++ledger->next_claim;
+}
+
+void ledger_numbers(const struct ledger *ledger, uint8_t producer, uint32_t topic, uint32_t *last,
+                    uint32_t *admitted)
+{
+    *last = *admitted = 0;
+    for (uint32_t i = 0; i < ledger->count; i++) {
+        const struct batch *batch = &ledger->batches[i];
+        if (batch->producer != producer || batch->topic != topic || batch->claim == 0)
+            continue;
+        if (batch->fate == FATE_OK && batch->number > *last)
+            *last = batch->number;
+        if ((batch->fate == FATE_OK || batch->flying) && batch->number > *admitted)
+            *admitted = batch->number;
+    }
+}
+
+void ledger_reopen(struct ledger *ledger, uint32_t id)
+{
+    struct batch lost = *ledger_at(ledger, id);
+    if (lost.fate == FATE_GONE && lost.sequenced) {
+        struct batch *ghost = ledger_add(ledger, lost.topic, lost.entries, lost.bytes);
+        lost.id = ghost->id;
+        lost.producer = 0;
+        lost.number = lost.claim = 0;
+        lost.denied = false;
+        *ghost = lost;
+    }
+    struct batch *batch = ledger_at(ledger, id);
+    batch->fate = FATE_OPEN;
+    batch->level = 0;
+    batch->group = batch->epoch = batch->first_sequence = 0;
+    batch->on_disk = batch->sequenced = batch->limbo = batch->denied = false;
+}
+
+bool ledger_may_be_committed(const struct ledger *ledger, uint8_t producer)
+{
+    for (uint32_t i = 0; i < ledger->count; i++) {
+        const struct batch *batch = &ledger->batches[i];
+        if (batch->producer == producer && batch->order != 0)
+            return true;
+    }
+    return false;
+}
+
 /* ------------------------------------------------------------------------------ bytes */
 
 uint64_t entry_length(const struct batch *batch, uint32_t entry)
@@ -94,9 +179,16 @@ uint64_t entry_length(const struct batch *batch, uint32_t entry)
 
 static struct stamp stamp_of(const struct batch *batch, uint32_t entry)
 {
-    struct stamp stamp = {STAMP_MAGIC, batch->id, entry, batch->entries, batch->topic, 0};
-    stamp.check =
-        seed_mix(((uint64_t)stamp.batch << 32) ^ stamp.entry ^ ((uint64_t)stamp.entries << 16) ^ stamp.topic);
+    struct stamp stamp = {.magic = STAMP_MAGIC,
+                          .batch = batch->id,
+                          .entry = entry,
+                          .entries = (uint16_t)batch->entries,
+                          .topic = batch->topic,
+                          .producer = batch->streamed ? 0 : batch->producer,
+                          .number = batch->streamed ? 0 : batch->number};
+    uint64_t who = (uint64_t)stamp.producer << 56 ^ (uint64_t)stamp.number << 24;
+    stamp.check = seed_mix(((uint64_t)stamp.batch << 32) ^ stamp.entry ^ ((uint64_t)stamp.entries << 16) ^
+                           stamp.topic ^ seed_mix(who));
     return stamp;
 }
 
@@ -123,10 +215,18 @@ void entry_fill(const struct batch *batch, uint32_t entry, uint64_t offset, uint
 void ledger_note_written(struct ledger *ledger, const void *bytes, uint64_t length)
 {
     const uint8_t *at = bytes;
-    for (uint64_t i = 0; i + sizeof(uint64_t) * 2 <= length; i += 8) {
-        struct stamp stamp;
-        memcpy(&stamp, at + i, 16);
-        if (stamp.magic == STAMP_MAGIC && stamp.batch > 0 && stamp.batch <= ledger->count)
+    uint64_t magic;
+    struct stamp stamp;
+    for (uint64_t i = 0; i + sizeof stamp <= length; i += 8) {
+        memcpy(&magic, at + i, sizeof magic);
+        if (magic != STAMP_MAGIC)
+            continue;
+        memcpy(&stamp, at + i, sizeof stamp);
+        if (stamp.batch == 0 || stamp.batch > ledger->count)
+            continue;
+        /* A short entry has only the beginning of a stamp, which could be that of another batch. */
+        struct stamp whole = stamp_of(ledger_at(ledger, stamp.batch), stamp.entry);
+        if (memcmp(&stamp, &whole, sizeof stamp) == 0)
             ledger->batches[stamp.batch - 1].on_disk = true;
     }
 }
@@ -138,6 +238,19 @@ void scan_begin(struct scan *scan, struct ledger *ledger, uint32_t topic, bool f
     *scan = (struct scan){.ledger = ledger, .topic = topic, .from_start = from_start};
     scan->seen = calloc(ledger->count + 1, 1);
     check_bug(scan->seen != NULL);
+}
+
+/* What is committed of a producer on a topic is 1 to its last number, each once, in order. */
+static void scan_number(struct scan *scan, const struct batch *batch, uint64_t sequence)
+{
+    uint32_t *last = &scan->numbers[batch->producer - 1];
+    bool begins = !scan->from_start && *last == 0;
+    if (!begins && batch->number != *last + 1)
+        ledger_fail(
+            scan->ledger,
+            "G5: topic %u, sequence %llu: batch %u, number %u of producer %u, comes after its number %u",
+            scan->topic, (unsigned long long)sequence, batch->id, batch->number, batch->producer, *last);
+    *last = batch->number;
 }
 
 /* The stamp at the head of an entry: sets the batch, if one begins here, or if the reader began in the
@@ -164,6 +277,8 @@ static bool scan_stamp(struct scan *scan, uint64_t sequence, const uint8_t *byte
     scan->batch = batch->id;
     scan->entry = stamp.entry;
     scan->batches++;
+    if (batch->producer != 0)
+        scan_number(scan, batch, sequence);
     uint64_t first = sequence - stamp.entry;
     if (batch->sequenced && batch->first_sequence != first)
         ledger_fail(ledger, "batch %u lies at sequence %llu, its receipt says %llu", batch->id,
@@ -281,6 +396,7 @@ void ledger_limbo(struct ledger *ledger)
             batch->level = LEVEL_DURABLE;
         else if (batch->fate == FATE_OPEN || batch->fate == FATE_OK)
             batch->limbo = true;
+        batch->denied = false;
         batch->group = 0; /* numbers of groups that were cut are given again */
     }
     ledger->durable_group = 0;
@@ -302,6 +418,30 @@ static bool must_be_seen(const struct ledger *ledger, const struct batch *batch,
     if (batch->fate != FATE_OK)
         return false;
     return answered_durable(ledger, batch) || (end != END_POWER && batch->level == LEVEL_WRITTEN);
+}
+
+void ledger_resolve(struct ledger *ledger, struct batch *batch, bool committed, enum end end)
+{
+    bool possible = batch->fate == FATE_OK || (batch->fate == FATE_OPEN && batch->complete);
+    if (committed && !possible)
+        ledger_fail(ledger,
+                    "G5: number %u of producer %u on topic %u is said to be committed; batch %u is %s%s",
+                    batch->number, batch->producer, batch->topic, batch->id, fate_names[batch->fate],
+                    batch->complete ? "" : ", incomplete");
+    if (!committed && must_be_seen(ledger, batch, end))
+        ledger_fail(ledger,
+                    "G5: number %u of producer %u on topic %u is said not to be committed; batch %u was "
+                    "answered at level %u%s",
+                    batch->number, batch->producer, batch->topic, batch->id, batch->level,
+                    batch->shown ? " and shown to a reader" : "");
+    if (committed) {
+        batch->fate = FATE_OK;
+        batch->level = LEVEL_DURABLE;
+        batch->limbo = false;
+    } else if (batch->fate == FATE_OPEN || batch->fate == FATE_OK) {
+        batch->fate = FATE_GONE;
+        batch->denied = true;
+    }
 }
 
 static void settle_one(struct ledger *ledger, struct batch *batch, bool seen, enum end end)
@@ -354,7 +494,7 @@ void ledger_settle(struct ledger *ledger, const uint8_t *seen, enum end end)
     }
     for (uint32_t i = 0; i < ledger->count; i++) {
         struct batch *batch = &ledger->batches[i];
-        bool counts = batch->fate == FATE_OPEN ||
+        bool counts = batch->fate == FATE_OPEN || batch->denied ||
                       (batch->fate == FATE_OK && (batch->level > LEVEL_ACCEPTED || !ledger->lossy));
         if (!seen[batch->id] && counts && !batch->limbo && batch->complete &&
             batch->order < last[batch->topic])
@@ -363,6 +503,8 @@ void ledger_settle(struct ledger *ledger, const uint8_t *seen, enum end end)
     }
     for (uint32_t i = 0; i < ledger->count; i++)
         settle_one(ledger, &ledger->batches[i], seen[i + 1], end);
+    for (uint32_t i = 0; i < ledger->count; i++)
+        ledger->batches[i].denied = false;
     for (uint32_t i = 0; i < ledger->count; i++)
         check_burnt(ledger, &ledger->batches[i]);
     ledger->durable_group = 0;

@@ -11,16 +11,24 @@
  *   OPEN    --a crash, then seen by a start--> OK       at level durable, as all that a start serves
  *   OPEN    --a crash, then not seen---------> GONE     must never be seen
  *   OK      --level below durable, power-----> GONE
- *   refused at once: REFUSED; must never be seen, and no byte of it may reach the disk */
+ *   refused at once: REFUSED; must never be seen, and no byte of it may reach the disk
+ *
+ * Batches of producers have a number besides. Their fate is known as soon as a start serves, because the log
+ * says which numbers are committed; the reader must then find the same. One that is not OK can be sent again,
+ * as the same batch: it is OPEN again. Of the batches that were sent with one number of one producer on one
+ * topic the last one *claims* it; those before it are FAILED, GONE or REFUSED for ever. */
 #ifndef WALRUS_SIM_LEDGER_H
 #define WALRUS_SIM_LEDGER_H
 
 #include "../../shared/layout.h"
 #include "seed.h"
 
-#define SIM_TOPICS  8u
-#define STAMP_BYTES 32u
-#define STAMP_MAGIC UINT64_C(0x5ca1ab1e0ddba11)
+#define SIM_TOPICS    8u
+#define SIM_PRODUCERS 48u
+#define SIM_ROLES     5u
+#define SIM_NAMED     2u /* the first ones of the roles */
+#define STAMP_BYTES   32u
+#define STAMP_MAGIC   UINT64_C(0x5ca1ab1e0ddba11)
 
 enum fate { FATE_OPEN, FATE_OK, FATE_FAILED, FATE_REFUSED, FATE_GONE };
 
@@ -29,17 +37,29 @@ struct batch {
     uint32_t entries;
     uint32_t bytes; /* about how long an entry is */
     uint8_t topic;
-    uint8_t fate;   /* enum fate */
-    uint8_t level;  /* reached */
-    bool complete;  /* all of it was admitted */
-    bool on_disk;   /* a byte of it was handed to the disk */
-    bool shown;     /* a reader saw it as durable */
-    bool sequenced; /* first_sequence is known */
-    bool limbo;     /* a start has decided about it, and nobody has looked yet */
-    uint64_t order; /* of admission of its last piece */
+    uint8_t fate;     /* enum fate */
+    uint8_t level;    /* reached */
+    bool complete;    /* all of it was admitted */
+    bool on_disk;     /* a byte of it was handed to the disk */
+    bool shown;       /* a reader saw it as durable */
+    bool sequenced;   /* first_sequence is known */
+    bool limbo;       /* a start has decided about it, and nobody has looked yet */
+    bool streamed;    /* its number was not known when its first bytes were sent */
+    bool flying;      /* its number is admitted, and not answered in this life */
+    bool denied;      /* the start said that its number is not committed, and nobody has looked yet */
+    uint8_t producer; /* index in the ledger + 1; 0: none */
+    uint32_t number;  /* 0: none yet */
+    uint32_t claim;   /* order in which numbers were claimed; 0: not */
+    uint64_t order;   /* of admission of its last piece */
     uint64_t first_sequence;
     uint64_t group;
     uint64_t epoch;
+};
+
+struct known_producer {
+    uint64_t id;
+    uint8_t role;
+    bool forgotten; /* the log has said so */
 };
 
 struct ledger {
@@ -48,8 +68,13 @@ struct ledger {
     uint64_t next_order;
     uint64_t durable_group;     /* the highest one of a durable answer in this life */
     uint8_t levels[SIM_TOPICS]; /* of the topics; 0 counts as durable */
-    bool lossy;        /* something failed in a way that may take answers at level accepted with it */
-    char failure[768]; /* the first broken promise; "" = none */
+    struct known_producer producers[SIM_PRODUCERS];
+    uint32_t producer_count;
+    uint8_t roles[SIM_ROLES]; /* who plays it now: index + 1; 0: nobody yet */
+    uint32_t next_claim;
+    uint32_t max_anonymous; /* that the log remembers; 0: many */
+    bool lossy;             /* something failed in a way that may take answers at level accepted with it */
+    char failure[768];      /* the first broken promise; "" = none */
 };
 
 void ledger_init(struct ledger *ledger);
@@ -61,6 +86,23 @@ void ledger_fail(struct ledger *ledger, const char *format, ...) printf_like(2, 
 /* The returned pointer is good until the next call. */
 struct batch *ledger_add(struct ledger *ledger, uint32_t topic, uint32_t entries, uint32_t bytes);
 struct batch *ledger_at(struct ledger *ledger, uint32_t id);
+
+/* ------------------------------------------------------------------------------------------------ numbers */
+
+#define PRODUCER_NAME "producer %u" /* of a role */
+
+/* Index + 1 of a new producer in this role; 0: there are too many. */
+uint8_t ledger_add_producer(struct ledger *ledger, uint32_t role, uint64_t id);
+/* Who claims the number; NULL: nobody. */
+struct batch *ledger_claimant(struct ledger *ledger, uint8_t producer, uint32_t topic, uint32_t number);
+void ledger_claim(struct ledger *ledger, struct batch *batch, uint8_t producer, uint32_t number);
+/* What is committed and what is admitted, as far as the answers say: 1 to *last, 1 to *admitted. */
+void ledger_numbers(const struct ledger *ledger, uint8_t producer, uint32_t topic, uint32_t *last,
+                    uint32_t *admitted);
+/* It is about to be OPEN again: remembers the sequences that it was given and has lost. */
+void ledger_reopen(struct ledger *ledger, uint32_t id);
+/* Some batch of it may be committed. */
+bool ledger_may_be_committed(const struct ledger *ledger, uint8_t producer);
 
 uint64_t entry_length(const struct batch *batch, uint32_t entry);
 void entry_fill(const struct batch *batch, uint32_t entry, uint64_t offset, uint8_t *to, uint64_t length);
@@ -82,7 +124,8 @@ struct scan {
     uint64_t last_order;
     uint32_t batches;
     bool from_start;
-    uint8_t *seen; /* by batch id */
+    uint8_t *seen;                   /* by batch id */
+    uint32_t numbers[SIM_PRODUCERS]; /* the last one of each producer */
 };
 void scan_begin(struct scan *scan, struct ledger *ledger, uint32_t topic, bool from_start);
 /* One entry, or (run->flags) a piece of one. */
@@ -101,6 +144,9 @@ enum end {
     END_KILL,
     END_POWER
 }; /* how a life ended; the worst one since the last start counts */
+
+/* A start serves, and the log says whether a number of the lives before is committed. */
+void ledger_resolve(struct ledger *ledger, struct batch *batch, bool committed, enum end end);
 
 /* A start served: `seen` (by batch id) is all that can be read of all topics. Judges it, and settles every
  * open fate. */

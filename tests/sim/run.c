@@ -9,6 +9,7 @@ struct pending {
     struct run_state *run;
     struct sim_stream *stream;
     uint32_t batch;
+    uint32_t role; /* + 1; 0: not numbered */
     struct pending *next, **link;
 };
 
@@ -50,7 +51,7 @@ bool run_alive(const struct run_state *run)
     return run->log != NULL && !disk_gone(run->disk) && log_failed(run->log) == NULL;
 }
 
-static bool troubled(const struct run_state *run)
+bool run_troubled(const struct run_state *run)
 {
     return run->trouble || disk_gone(run->disk) || disk_faults_hit(run->disk) > 0;
 }
@@ -59,17 +60,21 @@ bool run_start(struct run_state *run)
 {
     struct log_options options = {.io = run->io, .segment_bytes = SIM_SEGMENT, .memory_bytes = 24u << 20};
     options.prepare_only_spare = true;
+    options.max_anonymous = run->ledger->max_anonymous;
     options.say = say;
     check_bug(run->log == NULL);
     run->start_error = log_start(&options, &run->log, &run->error);
     run->started = run->start_error == 0;
     run->events_at_start = disk_events(run->disk);
-    if (run->start_error == 0)
+    if (run->start_error == 0) {
+        if (run_alive(run))
+            run_resume(run);
         return true;
+    }
     run->log = NULL;
     if (run->rot && run->start_error == -EBADMSG)
         run->damage_seen = true;
-    else if (!troubled(run))
+    else if (!run_troubled(run))
         ledger_fail(run->ledger, "a start without any fault fails with %d: %s", run->start_error,
                     run->error.text);
     if (run->error.text[0] == 0)
@@ -79,7 +84,7 @@ bool run_start(struct run_state *run)
 
 /* ------------------------------------------------------------------------------ writes */
 
-static struct topic *topic_of(struct run_state *run, uint32_t number)
+struct topic *run_topic(struct run_state *run, uint32_t number)
 {
     if (run->topics[number] != NULL)
         return run->topics[number];
@@ -100,6 +105,8 @@ static void unlink_pending(struct pending *pending)
     if (pending->next != NULL)
         pending->next->link = pending->link;
     pending->run->inflight--;
+    if (pending->role != 0)
+        pending->run->producer_inflight[pending->role - 1]--;
     free(pending);
 }
 
@@ -122,6 +129,12 @@ static void answered_ok(struct run_state *run, struct batch *batch, const struct
         ledger_fail(ledger, "completions of topic %u come out of commit order: batch %u", batch->topic,
                     batch->id);
     run->last_done[batch->topic] = batch->order;
+    uint32_t last = 0, flying;
+    if (write->producer != NULL)
+        ledger_numbers(ledger, batch->producer, batch->topic, &last, &flying);
+    if (write->producer != NULL && batch->number != last + 1)
+        ledger_fail(ledger, "G5: topic %u: number %u of producer %u is committed after its number %u",
+                    batch->topic, batch->number, batch->producer, last);
     struct log_stats stats;
     log_stats(run->log, &stats);
     batch->epoch = stats.epoch;
@@ -135,6 +148,18 @@ static void answered_ok(struct run_state *run, struct batch *batch, const struct
     run->acked++;
 }
 
+/* -EAGAIN: a number before it has failed, so no byte of it went to the disk (those of a stream's chunks may
+ * have). */
+static void dropped(struct run_state *run, struct batch *batch, const struct write *write)
+{
+    if (write->producer == NULL || write->reason != REASON_ORDER ||
+        log_last_number(run->log, write->producer, write->topic) + 1 == write->number)
+        ledger_fail(run->ledger, "batch %u is dropped as out of order (reason %u), and it was not", batch->id,
+                    write->reason);
+    batch->fate = batch->streamed ? FATE_FAILED : FATE_REFUSED;
+    run->dropped++;
+}
+
 static void answered(struct write *write)
 {
     struct pending *pending = (struct pending *)(void *)write;
@@ -145,6 +170,8 @@ static void answered(struct write *write)
     bool decides = stream == NULL || write->last || write->result != 0;
     if (heard && run->log != NULL && log_failed(run->log) != NULL)
         ledger_fail(run->ledger, "G10: batch %u is answered after the log has failed", batch->id);
+    if (heard && decides)
+        batch->flying = false;
     if (heard && decides && batch->fate == FATE_OPEN) {
         if (write->result == 0) {
             answered_ok(run, batch, write);
@@ -152,9 +179,12 @@ static void answered(struct write *write)
             if (batch->shown)
                 ledger_fail(run->ledger, "batch %u was shown to readers and is then answered %d", batch->id,
                             write->result);
-            if (!troubled(run))
+            if (!run_troubled(run))
                 ledger_fail(run->ledger, "batch %u is answered %d on a sound disk", batch->id, write->result);
-            batch->fate = FATE_FAILED;
+            if (write->result == -EAGAIN)
+                dropped(run, batch, write);
+            else
+                batch->fate = FATE_FAILED;
         }
     }
     if (stream != NULL && decides)
@@ -162,10 +192,32 @@ static void answered(struct write *write)
     unlink_pending(pending);
 }
 
-/* Hands one write to the log; the payload lies in run->payload. */
-static int submit(struct run_state *run, const struct write *model, uint32_t batch_id,
+/* The log has taken the whole batch. */
+static void admitted(struct run_state *run, uint32_t batch_id, const struct write *write)
+{
+    if (ledger_at(run->ledger, batch_id)->fate != FATE_OPEN)
+        ledger_reopen(run->ledger, batch_id);
+    struct batch *batch = ledger_at(run->ledger, batch_id);
+    batch->order = run->ledger->next_order++;
+    batch->complete = true;
+    batch->flying = write->producer != NULL;
+}
+
+/* Refused, or (1) not wanted, because that number is committed. */
+static void not_taken(struct run_state *run, uint32_t batch_id, const struct write *write, int error)
+{
+    struct batch *batch = ledger_at(run->ledger, batch_id);
+    run->reason = write->reason;
+    if (error != 1 && write->kind != WRITE_CHUNK && batch->order == 0)
+        batch->fate = FATE_REFUSED;
+}
+
+/* Hands one write to the log; the payload lies in run->payload. 0, 1 (that number is committed) or the
+ * refusal. */
+static int submit(struct run_state *run, const struct write *model, uint32_t batch_id, uint32_t role,
                   struct sim_stream *stream)
 {
+    bool whole = model->kind != WRITE_CHUNK || model->last;
     struct pending *pending = calloc(1, sizeof *pending);
     check_bug(pending != NULL);
     pending->write = *model;
@@ -175,44 +227,46 @@ static int submit(struct run_state *run, const struct write *model, uint32_t bat
     pending->run = run;
     pending->batch = batch_id;
     pending->stream = stream;
-    struct batch *batch = ledger_at(run->ledger, batch_id);
-    if (model->kind != WRITE_CHUNK || model->last) {
-        batch->order = run->ledger->next_order++;
-        batch->complete = true;
-    }
+    pending->role = role;
+    if (role != 0)
+        pending->write.producer = run->producers[role - 1];
     if (!run->wrote && !run->checked)
         ledger_limbo(run->ledger);
     run->wrote = true;
+    uint32_t topic = ledger_at(run->ledger, batch_id)->topic, last = 0, before = 0;
+    if (role != 0)
+        ledger_numbers(run->ledger, run->ledger->roles[role - 1], topic, &last, &before);
     int error = log_write(run->log, &pending->write);
+    if (role != 0 && whole)
+        run_judge_number(run, &pending->write, ledger_at(run->ledger, batch_id), error, last, before);
     if (error != 0) {
-        if (model->kind != WRITE_CHUNK)
-            batch->fate = FATE_REFUSED;
-        else if (model->last)
-            batch->complete = false;
+        not_taken(run, batch_id, &pending->write, error);
         free(pending);
         return error;
     }
+    if (whole)
+        admitted(run, batch_id, &pending->write);
     pending->next = run->pending;
     if (pending->next != NULL)
         pending->next->link = &pending->next;
     pending->link = &run->pending;
     run->pending = pending;
     run->inflight++;
+    if (role != 0)
+        run->producer_inflight[role - 1]++;
     memset(run->payload, 0xdd, model->payload_bytes); /* the log has its copy */
     return 0;
 }
 
-int run_try_write(struct run_state *run, uint32_t topic, uint32_t owner, uint32_t entries, uint32_t bytes,
-                  uint8_t level)
+int run_send(struct run_state *run, uint32_t batch_id, const void *owner, uint8_t level, uint32_t role,
+             uint64_t number)
 {
-    if (!run_alive(run))
-        return -ESHUTDOWN;
-    struct topic *to = topic_of(run, topic);
+    const struct batch *batch = ledger_at(run->ledger, batch_id);
+    struct topic *to = run_topic(run, batch->topic);
     if (to == NULL)
         return -ENOMEM;
-    struct batch *batch = ledger_add(run->ledger, topic, entries, bytes);
     uint64_t used = 0;
-    for (uint32_t i = 0; i < entries; i++) {
+    for (uint32_t i = 0; i < batch->entries; i++) {
         uint64_t length = entry_length(batch, i);
         check_bug(used + align_up(length, PAYLOAD_ALIGN) <= MAX_WHOLE_PAYLOAD);
         run->records[i] = (struct entry_record){.length = (uint32_t)length};
@@ -220,13 +274,24 @@ int run_try_write(struct run_state *run, uint32_t topic, uint32_t owner, uint32_
         memset(run->payload + used + length, 0, align_up(length, PAYLOAD_ALIGN) - length);
         used += align_up(length, PAYLOAD_ALIGN);
     }
-    struct write write = {.kind = entries == 1 && owner % 2 == 0 ? WRITE_APPEND : WRITE_BATCH,
+    bool append = batch->entries == 1 && (role != 0 || (uintptr_t)owner % 2 == (uintptr_t)run % 2);
+    struct write write = {.kind = append ? WRITE_APPEND : WRITE_BATCH,
                           .level = level,
                           .topic = to,
-                          .owner = (const char *)run + owner,
-                          .entries = entries,
-                          .payload_bytes = (uint32_t)used};
-    return submit(run, &write, batch->id, NULL);
+                          .owner = owner,
+                          .entries = batch->entries,
+                          .payload_bytes = (uint32_t)used,
+                          .number = number};
+    return submit(run, &write, batch_id, role, NULL);
+}
+
+int run_try_write(struct run_state *run, uint32_t topic, uint32_t owner, uint32_t entries, uint32_t bytes,
+                  uint8_t level)
+{
+    if (!run_alive(run))
+        return -ESHUTDOWN;
+    uint32_t batch = ledger_add(run->ledger, topic, entries, bytes)->id;
+    return run_send(run, batch, (const char *)run + owner, level, 0, 0);
 }
 
 int run_write(struct run_state *run, uint32_t topic, uint32_t owner, uint32_t entries, uint32_t bytes)
@@ -246,23 +311,28 @@ int run_write(struct run_state *run, uint32_t topic, uint32_t owner, uint32_t en
 
 /* ------------------------------------------------------------------------------ streams */
 
-struct sim_stream *run_stream(struct run_state *run, uint32_t topic, uint32_t entries, uint32_t bytes)
+struct sim_stream *run_stream_of(struct run_state *run, uint32_t batch, const void *owner)
 {
-    if (!run_alive(run))
-        return NULL;
-    struct topic *to = topic_of(run, topic);
+    struct topic *to = run_topic(run, ledger_at(run->ledger, batch)->topic);
     if (to == NULL)
         return NULL;
     struct sim_stream *stream = calloc(1, sizeof *stream);
     check_bug(stream != NULL);
     stream->run = run;
-    stream->batch = ledger_add(run->ledger, topic, entries, bytes)->id;
+    stream->batch = batch;
     stream->stream.topic = to;
-    stream->stream.owner = stream;
+    stream->stream.owner = owner == NULL ? stream : owner;
     stream->open = true;
     stream->next = run->streams;
     run->streams = stream;
     return stream;
+}
+
+struct sim_stream *run_stream(struct run_state *run, uint32_t topic, uint32_t entries, uint32_t bytes)
+{
+    if (!run_alive(run))
+        return NULL;
+    return run_stream_of(run, ledger_add(run->ledger, topic, entries, bytes)->id, NULL);
 }
 
 /* Lays out the next pieces in run->payload. */
@@ -272,7 +342,7 @@ static struct write next_chunk(struct run_state *run, struct sim_stream *stream,
     const struct batch *batch = ledger_at(run->ledger, stream->batch);
     struct write write = {
         .kind = WRITE_CHUNK, .first = !stream->stream.admitted, .topic = stream->stream.topic};
-    write.owner = stream;
+    write.owner = stream->stream.owner;
     write.stream = &stream->stream;
     limit = (uint32_t)min_u64(max_u64(limit, 8192), MAX_CHUNK_PAYLOAD);
     uint64_t used = 0;
@@ -298,6 +368,16 @@ static struct write next_chunk(struct run_state *run, struct sim_stream *stream,
     return write;
 }
 
+/* The number comes with the last chunk. One that somebody else claims by now is not this batch's any more. */
+static void number_last(struct run_state *run, const struct sim_stream *stream, struct write *write)
+{
+    uint32_t role = stream->role - 1;
+    struct batch *batch = ledger_at(run->ledger, stream->batch);
+    write->number = stream->number != 0 ? stream->number : run_next_number(run, role, batch->topic);
+    if (stream->number == 0)
+        ledger_claim(run->ledger, batch, run->ledger->roles[role], (uint32_t)write->number);
+}
+
 bool run_chunk(struct run_state *run, struct sim_stream *stream, uint32_t bytes)
 {
     if (!run_alive(run) || stream == NULL || !stream->open || stream->sent_last)
@@ -305,13 +385,24 @@ bool run_chunk(struct run_state *run, struct sim_stream *stream, uint32_t bytes)
     uint32_t entry = stream->entry;
     uint64_t offset = stream->offset;
     struct write write = next_chunk(run, stream, bytes, &entry, &offset);
-    int error = submit(run, &write, stream->batch, stream);
+    struct batch before = *ledger_at(run->ledger, stream->batch);
+    if (stream->role != 0 && write.last)
+        number_last(run, stream, &write);
+    int error = submit(run, &write, stream->batch, stream->role, stream);
+    if (error != 0 && stream->number == 0) /* it has claimed nothing */
+        *ledger_at(run->ledger, stream->batch) = before;
+    if (error == 1) {
+        stream->open = false;
+        stream->sent_last = true;
+        return false;
+    }
     if (error == -EAGAIN || error == -EBUSY || (error == -ENOSPC && !stream->stream.failed)) {
         run_pump(run, INT64_C(50000000));
         return run_alive(run) && stream->open;
     }
     if (error != 0) {
-        if (!troubled(run) && !stream->stream.failed)
+        bool too_many = error == -EDQUOT && stream->role > SIM_NAMED && run->ledger->max_anonymous != 0;
+        if (!run_troubled(run) && !stream->stream.failed && !too_many)
             ledger_fail(run->ledger, "a chunk is refused with %d on a sound disk", error);
         run_abort(run, stream);
         return false;
@@ -400,17 +491,18 @@ void run_stop(struct run_state *run)
             run_abort(run, stream);
     }
     release_topics(run);
+    run_release_producers(run);
     struct error error = {0};
     struct log *log = run->log;
     int result = log_stop(log, &error);
     run->log = NULL;
     if (result == 0 && !disk_gone(run->disk)) {
         run->stopped = true;
-        run->ledger->lossy |= troubled(run);
+        run->ledger->lossy |= run_troubled(run);
         ledger_stopped(run->ledger);
         if (run->inflight > 0)
             ledger_fail(run->ledger, "a clean stop leaves %u writes unanswered", run->inflight);
-    } else if (!troubled(run)) {
+    } else if (!run_troubled(run)) {
         ledger_fail(run->ledger, "a clean stop fails with %d: %s", result, error.text);
     }
 }
@@ -440,7 +532,8 @@ struct image *run_end(struct run_state *run)
     if (disk_violation(run->disk) != NULL)
         ledger_fail(run->ledger, "%s", disk_violation(run->disk));
     for (uint32_t i = 0; i < run->ledger->count; i++) {
-        const struct batch *batch = &run->ledger->batches[i];
+        struct batch *batch = &run->ledger->batches[i];
+        batch->flying = false;
         if (batch->fate == FATE_REFUSED && batch->on_disk)
             ledger_fail(run->ledger, "G4: bytes of batch %u, which was refused, went to the disk", batch->id);
     }
@@ -488,7 +581,7 @@ static bool read_once(struct run_state *run, struct reader *reader)
         return true;
     if (run->rot && reader->read.result == -EBADMSG)
         run->damage_seen = true;
-    else if (!troubled(run) && run_alive(run))
+    else if (!run_troubled(run) && run_alive(run))
         ledger_fail(run->ledger, "a read of topic from %llu fails with %d",
                     (unsigned long long)reader->read.from, reader->read.result);
     return false;
@@ -529,7 +622,7 @@ void run_read_some(struct run_state *run, uint32_t topic)
 {
     if (!run_alive(run))
         return;
-    struct topic *from = topic_of(run, topic);
+    struct topic *from = run_topic(run, topic);
     struct topic_view view;
     if (from == NULL)
         return;
@@ -546,12 +639,40 @@ void run_read_some(struct run_state *run, uint32_t topic)
     free(scan.seen);
 }
 
+static void last_numbers(const struct run_state *run, const struct topic *topic, uint64_t last[SIM_ROLES])
+{
+    for (uint32_t role = 0; role < SIM_ROLES; role++)
+        last[role] =
+            run->producers[role] != NULL ? log_last_number(run->log, run->producers[role], topic) : 0;
+}
+
+/* The last number that a reader finds is the last one that is committed; it may move while he reads. */
+static void check_last_numbers(struct run_state *run, uint32_t topic, const uint64_t before[SIM_ROLES],
+                               const uint32_t *numbers)
+{
+    uint64_t after[SIM_ROLES];
+    last_numbers(run, run_topic(run, topic), after);
+    for (uint32_t role = 0; role < SIM_ROLES; role++) {
+        if (run->producers[role] == NULL)
+            continue;
+        uint8_t producer = run->ledger->roles[role];
+        uint64_t seen = numbers[producer - 1];
+        if (seen < before[role] || seen > after[role])
+            ledger_fail(
+                run->ledger,
+                "G5: topic %u: the last number of producer %u is %llu, a reader finds its number %llu", topic,
+                producer, (unsigned long long)after[role], (unsigned long long)seen);
+    }
+}
+
 /* Everything of one topic. False: it could not be read to the end. */
 static bool read_all(struct run_state *run, uint32_t topic, uint8_t *seen)
 {
-    struct topic *from = topic_of(run, topic);
+    struct topic *from = run_topic(run, topic);
     if (from == NULL)
         return false;
+    uint64_t before[SIM_ROLES];
+    last_numbers(run, from, before);
     struct scan scan = {0};
     scan_begin(&scan, run->ledger, topic, true);
     struct reader reader = {
@@ -576,6 +697,8 @@ static bool read_all(struct run_state *run, uint32_t topic, uint8_t *seen)
     for (uint32_t i = 1; i <= run->ledger->count && i <= scan.ledger->count; i++)
         seen[i] |= scan.seen[i];
     if (good) {
+        if (run_alive(run))
+            check_last_numbers(run, topic, before, scan.numbers);
         scan_end(&scan);
     } else {
         free(scan.seen);

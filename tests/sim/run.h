@@ -22,7 +22,9 @@ struct sim_stream {
     uint32_t batch;
     uint32_t entry; /* the next byte to send */
     uint64_t offset;
-    bool open; /* not ended in any way */
+    uint32_t role;   /* + 1, of its producer; 0: none */
+    uint32_t number; /* that its last chunk will have; 0: the next one then */
+    bool open;       /* not ended in any way */
     bool sent_last;
     struct sim_stream *next;
 };
@@ -38,6 +40,9 @@ struct run_state {
     uint32_t inflight;
     struct sim_stream *streams;
     uint64_t last_done[SIM_TOPICS]; /* order of the batch answered last */
+    struct producer *producers[SIM_ROLES];
+    uint32_t producer_inflight[SIM_ROLES];
+    uint8_t reason; /* of the last refusal */
     uint8_t *payload;
     struct entry_record *records;
     enum end end_before;
@@ -51,6 +56,7 @@ struct run_state {
     struct error error;
     uint64_t events_at_start; /* events when the start was done */
     uint64_t acked;           /* answers 0 in this life */
+    uint64_t dropped;         /* numbers behind a failure in this life */
 };
 
 void run_begin(struct run_state *run, struct image *image, struct ledger *ledger, uint64_t seed);
@@ -71,6 +77,30 @@ bool run_chunk(struct run_state *run, struct sim_stream *stream, uint32_t bytes)
 void run_stream_all(struct run_state *run, struct sim_stream *stream, uint32_t bytes);
 void run_abort(struct run_state *run, struct sim_stream *stream);
 
+/* Numbered writes. A role is a program that numbers its batches: 0 to SIM_NAMED - 1 have names, the others are
+ * anonymous. A start resumes those that were there before, and asks for every number.
+ *
+ * Sends `count` batches with the next numbers, without a wait between them; a number that was sent before and
+ * is not committed is sent with the same content again, or with a new one. 0 or the refusal. */
+int run_try_numbers(struct run_state *run, uint32_t role, uint32_t topic, uint32_t count, uint32_t entries,
+                    uint32_t bytes, uint8_t level);
+/* One, retried while the refusal says so. */
+int run_number(struct run_state *run, uint32_t role, uint32_t topic, uint32_t entries, uint32_t bytes);
+struct sim_stream *run_number_stream(struct run_state *run, uint32_t role, uint32_t topic, uint32_t entries,
+                                     uint32_t bytes);
+/* Sends a number that was sent before with the same content: in one piece, or as a stream. */
+void run_again(struct run_state *run, uint32_t role, uint32_t topic, uint32_t number, bool stream);
+/* Sends what was acknowledged (some) and what is not committed (all) again, and waits for the answers. */
+void run_resubmit(struct run_state *run);
+/* Sends numbers that no order allows. */
+void run_disorder(struct run_state *run, uint32_t role, uint32_t topic);
+/* Lets go of the role's producer, if nothing of it is in flight, and takes it again, or (`fresh`) another one. */
+void run_rejoin(struct run_state *run, uint32_t role, bool fresh);
+/* Ids that are nobody's, or not this one's. */
+void run_strangers(struct run_state *run);
+/* Asks for every number; the answers must be what the ledger says. */
+void run_ask(struct run_state *run);
+
 void run_pump(struct run_state *run, int64_t limit_ns); /* one turn and one wait */
 void run_settle(struct run_state *run);                 /* until every write was answered */
 void run_idle(struct run_state *run, int64_t ns);
@@ -80,5 +110,21 @@ void run_stop(struct run_state *run);
 void run_read_some(struct run_state *run, uint32_t topic);
 /* Reads everything of every topic and judges it: what run->end_before (how the life before ended) allows. */
 void run_check(struct run_state *run);
+
+/* For numbers.c. */
+struct topic *run_topic(struct run_state *run, uint32_t number);
+/* A batch of the ledger in one piece. With a role, its number is `number`, whatever the ledger says. */
+int run_send(struct run_state *run, uint32_t batch, const void *owner, uint8_t level, uint32_t role,
+             uint64_t number);
+bool run_troubled(const struct run_state *run);
+struct sim_stream *run_stream_of(struct run_state *run, uint32_t batch, const void *owner);
+const void *run_owner(const struct run_state *run, uint32_t role);
+uint32_t run_next_number(struct run_state *run, uint32_t role, uint32_t topic);
+/* A start serves: takes the producers of the lives before, and learns which of their numbers are committed. */
+void run_resume(struct run_state *run);
+void run_release_producers(struct run_state *run);
+/* The log has answered to a numbered write: is that right? `last`, `admitted`: before it. */
+void run_judge_number(struct run_state *run, const struct write *write, const struct batch *batch, int error,
+                      uint64_t last, uint64_t admitted);
 
 #endif

@@ -258,6 +258,155 @@ static void levels(struct run_state *run)
     run_settle(run);
 }
 
+/* ------------------------------------------------------------------------------ numbers */
+
+/* Two with names and one without have numbers on two topics: some in the checkpoint, some only in the log. */
+static void a_few_numbers(struct run_state *run)
+{
+    run_start(run);
+    run_number(run, 0, 0, 3, 100);
+    run_number(run, 2, 0, 1, 40);
+    run_number(run, 0, 0, 1, 200);
+    run_number(run, 0, 1, 2, 200);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    run_try_numbers(run, 0, 0, 2, 2, 90, 0);
+    run_number(run, 1, 1, 1, 60);
+    run_settle(run);
+}
+
+static void producers(struct run_state *run)
+{
+    run_start(run);
+    run_strangers(run);
+    run_try_numbers(run, 0, 0, 3, 2, 150, 0);
+    run_try_numbers(run, 2, 1, 2, 1, 80, 0);
+    run_disorder(run, 0, 0);
+    run_again(run, 0, 0, 1, false);
+    run_ask(run);
+    run_settle(run);
+    run_number(run, 3, 5, 1, 70); /* a new producer on a new topic */
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    struct sim_stream *big = run_number_stream(run, 0, 0, 6, 9000);
+    run_chunk(run, big, 20000);
+    run_number(run, 0, 0, 2, 50);
+    run_stream_all(run, big, 30000);
+    run_number(run, 1, 1, 1, 60);
+    run_rejoin(run, 2, true);
+    run_number(run, 2, 1, 2, 60);
+    run_settle(run);
+    run_again(run, 0, 0, 6, true);
+    run_try_numbers(run, 0, 0, 6, 1, 30, 0);
+    run_stop(run);
+}
+
+/* The next group with numbers fails, and again in the segment that it is rolled into. */
+static void fail_next_group_twice(struct run_state *run)
+{
+    struct fault fault = {
+        .kinds = 1u << IO_WRITE, .classes = CLASS_SEGMENT, .count = 1, .error = -EIO, .leaves = LEAVES_NEW};
+    disk_set_fault(run->disk, &fault);
+    fault.skip = 2;
+    disk_set_fault(run->disk, &fault);
+}
+
+/* While numbers of a group that fails are in the device, those behind them gather, and others between them. */
+static void behind_a_failure(struct run_state *run)
+{
+    run_start(run);
+    run_number(run, 0, 1, 1, 100);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    struct sim_stream *behind = run_number_stream(run, 1, 2, 4, 5000);
+    run_chunk(run, behind, 9000);
+    run_settle(run);
+    if (!run_alive(run))
+        return;
+    fail_next_group_twice(run);
+    struct sim_stream *broken = run_number_stream(run, 3, 5, 4, 5000);
+    run_chunk(run, broken, 9000); /* in the group that fails; its last chunk is not */
+    run_number(run, 0, 0, 2, 300);
+    run_number(run, 0, 1, 1, 100);
+    run_number(run, 1, 2, 1, 100);
+    if (run_alive(run))
+        log_turn(run->log);
+    run_try_numbers(run, 0, 0, 2, 2, 200, 0); /* behind it: dropped */
+    run_try_write(run, 1, 4, 1, 120, 0);      /* has no number: stays */
+    run_try_numbers(run, 0, 1, 1, 1, 90, 0);
+    run_try_numbers(run, 2, 1, 2, 1, 90, 0); /* has no number in there: stays */
+    run_try_write(run, 1, 4, 1, 130, 0);
+    run_stream_all(run, behind, 50000);
+    run_stream_all(run, broken, 50000);
+    run_settle(run);
+    run_ask(run);
+    run_number(run, 0, 0, 1, 60);
+    run_number(run, 0, 1, 1, 60);
+    run_settle(run);
+    run_idle(run, 3 * SECOND); /* a checkpoint, in which the producer of `broken` has nothing */
+    run_number(run, 3, 5, 1, 60);
+    run_number(run, 1, 2, 2, 60);
+    run_settle(run);
+}
+
+static void numbers_and_levels(struct run_state *run)
+{
+    run->ledger->levels[2] = LEVEL_WRITTEN;
+    run->ledger->levels[3] = LEVEL_ACCEPTED;
+    run_start(run);
+    run_try_numbers(run, 0, 2, 2, 2, 100, 0);
+    run_try_numbers(run, 2, 3, 2, 1, 100, 0);
+    run_settle(run);
+    run_write(run, 3, 4, 1, 50);
+    run_try_numbers(run, 2, 3, 1, 3, 100, 0);
+    run_try_write(run, 3, 4, 1, 60, 0);
+    run_number(run, 0, 0, 1, 100);
+    run_settle(run);
+    run_try_numbers(run, 0, 2, 1, 2, 100, LEVEL_DURABLE);
+    run_try_numbers(run, 0, 2, 1, 1, 100, 0);
+    run_settle(run);
+    run_again(run, 0, 2, 4, false);
+    run_ask(run);
+    run_idle(run, SECOND / 2);
+    run_number(run, 0, 2, 1, 100);
+    run_settle(run);
+}
+
+/* The log has room for two without names. */
+static void three_anonymous(struct run_state *run)
+{
+    run->ledger->max_anonymous = 2;
+    run_start(run);
+    for (uint32_t i = 0; i < 3; i++) {
+        run_rejoin(run, 2, true);
+        run_number(run, 2, i % 2, 1, 100);
+        run_number(run, 2, 0, 2, 30);
+        run_settle(run);
+    }
+    run_number(run, 0, 0, 1, 100);
+    run_settle(run);
+}
+
+static void forgotten(struct run_state *run)
+{
+    run_start(run);
+    run_number(run, 2, 0, 1, 100);
+    run_number(run, 3, 0, 1, 100);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    run_rejoin(run, 2, true);
+    run_number(run, 2, 1, 1, 100);
+    run_number(run, 3, 1, 1, 50);
+    run_settle(run);
+    run_rejoin(run, 3, true);
+    run_number(run, 3, 0, 1, 100);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    run_strangers(run);
+    run_number(run, 3, 0, 1, 100);
+    run_settle(run);
+}
+
 const struct scenario scenarios[] = {
     {"first-start", NULL, false, one_group, true, false},
     {"start", a_few_batches, false, start_only, true, false},
@@ -277,6 +426,11 @@ const struct scenario scenarios[] = {
     {"checkpoint", a_few_batches, false, checkpoint, false, false},
     {"clean-stop", a_few_batches, false, clean_stop, false, false},
     {"levels", a_few_batches, false, levels, false, false},
+    {"producers", a_few_numbers, true, producers, false, false},
+    {"numbers-behind-a-failure", a_few_batches, false, behind_a_failure, false, false},
+    {"numbers-and-levels", a_few_batches, false, numbers_and_levels, false, false},
+    {"forgotten-producers", three_anonymous, true, forgotten, false, false},
+    {"start-with-producers", a_few_numbers, true, start_only, true, false},
 };
 const uint32_t scenario_count = array_count(scenarios);
 
@@ -303,6 +457,12 @@ enum job {
     JOB_WAIT,
     JOB_IDLE,
     JOB_SETTLE,
+    JOB_NUMBERS,
+    JOB_NUMBER_STREAM,
+    JOB_AGAIN,
+    JOB_DISORDER,
+    JOB_ASK,
+    JOB_REJOIN,
     JOB_COUNT
 };
 
@@ -320,7 +480,30 @@ static void do_job(struct run_state *run, enum job job)
     struct seed *seed = &run->seed;
     uint32_t topic = (uint32_t)seed_below(seed, 5), owner = (uint32_t)seed_below(seed, 4);
     uint8_t level = seed_chance(seed, 150) ? LEVEL_DURABLE : 0;
+    uint32_t role = (uint32_t)seed_below(seed, SIM_ROLES);
     switch (job) {
+    case JOB_NUMBERS:
+        run_try_numbers(run, role, topic, 1 + (uint32_t)seed_below(seed, 6),
+                        seed_chance(seed, 300) ? 1 : 1 + (uint32_t)seed_below(seed, 20),
+                        1 + (uint32_t)seed_below(seed, 900), level);
+        break;
+    case JOB_NUMBER_STREAM:
+        run_number_stream(run, role, topic, 1 + (uint32_t)seed_below(seed, 12),
+                          1 + (uint32_t)seed_below(seed, 9000));
+        break;
+    case JOB_AGAIN:
+        run_again(run, role, topic, 1 + (uint32_t)seed_below(seed, 8), seed_chance(seed, 300));
+        break;
+    case JOB_DISORDER:
+        run_disorder(run, role, topic);
+        break;
+    case JOB_ASK:
+        run_ask(run);
+        break;
+    case JOB_REJOIN:
+        run_rejoin(run, role, seed_chance(seed, 500));
+        run_strangers(run);
+        break;
     case JOB_APPEND:
         run_try_write(run, topic, owner, 1, 1 + (uint32_t)seed_below(seed, 3000), level);
         break;
@@ -360,7 +543,7 @@ static void do_job(struct run_state *run, enum job job)
 
 void workload(struct run_state *run, uint32_t steps)
 {
-    static const uint32_t usual[JOB_COUNT] = {30, 25, 3, 6, 20, 2, 10, 30, 2, 5};
+    static const uint32_t usual[JOB_COUNT] = {30, 25, 3, 6, 20, 2, 10, 30, 2, 5, 25, 4, 8, 3, 4, 4};
     uint32_t weights[JOB_COUNT], sum = 0;
     for (uint32_t i = 0; i < JOB_COUNT; i++) {
         weights[i] = seed_chance(&run->seed, 250) ? 0 : usual[i];

@@ -1,8 +1,8 @@
 /* test_crash.c: each scenario is crashed before every event, by power and by kill; every image that can
  * follow (or many of them) is recovered by the real log and judged: G1 what was answered is there, G2
- * whole or not at all, G3 nothing that failed, G4 nothing refused was written, G6 a crash inside the
- * recovery changes nothing, G7 a prefix without holes, G17 no committed block is written again, G27 the
- * very bytes. */
+ * whole or not at all, G3 nothing that failed, G4 nothing refused was written, G5 a number is committed
+ * if and only if the log says so, and once, G6 a crash inside the recovery changes nothing, G7 a prefix
+ * without holes, G17 no committed block is written again, G27 the very bytes. */
 #include "explore.h"
 
 #include <criterion/criterion.h>
@@ -42,3 +42,8 @@ CRASH(g2_stream_of_chunks, "stream")
 CRASH(g1_checkpoint, "checkpoint")
 CRASH(g1_clean_stop, "clean-stop")
 CRASH(g7_levels_below_durable, "levels")
+CRASH(g5_numbers_of_producers, "producers")
+CRASH(g5_numbers_behind_a_failure, "numbers-behind-a-failure")
+CRASH(g5_numbers_below_durable, "numbers-and-levels")
+CRASH(g5_forgotten_producers, "forgotten-producers")
+CRASH(g5_start_of_a_store_with_producers, "start-with-producers")

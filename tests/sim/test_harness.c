@@ -10,7 +10,7 @@ static struct explore_result first_failure(uint64_t seeds)
     struct explore_options options = explore_defaults();
     options.nested_every = 50;
     struct explore_result result = {0};
-    static const char *const names[] = {"first-start",     "start",       "three-groups",
+    static const char *const names[] = {"first-start",     "start",       "three-groups", "producers",
                                         "write-error-new", "short-write", "failed-flush"};
     for (uint32_t i = 0; i < array_count(names) && !result.failed; i++)
         result = explore_crashes(scenario_find(names[i]), &options);
@@ -82,6 +82,26 @@ Test(harness, g14_finds_a_read_error_taken_for_the_end)
 Test(harness, g4_finds_bytes_of_refused_writes)
 {
     finds(TOY_WRITES_REFUSED, "G4");
+}
+
+Test(harness, g5_finds_numbers_that_are_committed_twice)
+{
+    finds(TOY_TAKES_DUPLICATES, "G5");
+}
+
+Test(harness, g5_finds_numbers_that_leave_a_gap)
+{
+    finds(TOY_TAKES_ANY_NUMBER, "G5");
+}
+
+Test(harness, g5_finds_numbers_that_a_start_has_forgotten)
+{
+    finds(TOY_FORGETS_NUMBERS, "G5");
+}
+
+Test(harness, g5_finds_a_query_that_denies_what_is_committed)
+{
+    finds(TOY_DENIES_NUMBERS, "G5");
 }
 
 Test(harness, g26_finds_a_log_that_looks_at_the_clock)

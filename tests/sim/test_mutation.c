@@ -1,6 +1,7 @@
 /* test_mutation.c: would the harness notice? Each of these takes away something the log relies on, without
  * telling it; the crash tests must then fail. A suite that passes with the flush removed proves nothing. */
 #include "explore.h"
+#include "mutant.h"
 
 #include <criterion/criterion.h>
 
@@ -50,4 +51,59 @@ Test(mutation, g1_is_broken_without_a_single_one_of_some_flushes)
         found += explore_crashes(scenario, &options).failed;
     }
     cr_assert_geq(found, 2, "%u of %u left out flushes were noticed", found, tried);
+}
+
+/* ------------------------------------------------------------------------------ numbers */
+
+static void finds_wrong_numbers(enum mutant wrong, const char *words)
+{
+    static const char *const names[] = {"producers", "numbers-behind-a-failure", "numbers-and-levels",
+                                        "forgotten-producers", "start-with-producers"};
+    struct explore_options options = explore_defaults();
+    struct explore_result result = {0};
+    mutant = wrong;
+    for (uint32_t i = 0; i < array_count(names) && !result.failed; i++)
+        result = explore_crashes(scenario_find(names[i]), &options);
+    cr_assert(result.failed, "mistake %d was not noticed", wrong);
+    cr_assert(strstr(result.text, words) != NULL, "mistake %d shows as: %s", wrong, result.text);
+}
+
+Test(mutation, g5_is_broken_without_the_check_of_duplicates)
+{
+    finds_wrong_numbers(MUTANT_TAKES_DUPLICATES, "G5");
+}
+
+Test(mutation, g5_is_broken_without_the_check_of_the_order)
+{
+    finds_wrong_numbers(MUTANT_TAKES_ANY_ORDER, "G5");
+}
+
+Test(mutation, g5_is_broken_if_nothing_is_dropped_behind_a_failure)
+{
+    finds_wrong_numbers(MUTANT_KEEPS_WHAT_FOLLOWS, "G5");
+}
+
+Test(mutation, g5_is_broken_without_the_pairs_of_the_checkpoint)
+{
+    finds_wrong_numbers(MUTANT_LOSES_PAIRS, "");
+}
+
+Test(mutation, g5_is_broken_without_the_horizon_of_the_checkpoint)
+{
+    finds_wrong_numbers(MUTANT_LOSES_HORIZON, "G5");
+}
+
+Test(mutation, g5_is_broken_if_admitted_counts_as_committed)
+{
+    finds_wrong_numbers(MUTANT_COUNTS_EARLY, "G5");
+}
+
+Test(mutation, g5_is_broken_if_forgotten_producers_count_as_new)
+{
+    finds_wrong_numbers(MUTANT_TAKES_FORGOTTEN, "G5");
+}
+
+Test(mutation, g5_is_broken_without_the_numbers_of_the_log)
+{
+    finds_wrong_numbers(MUTANT_NUMBERS_WITHOUT_LOG, "G5");
 }

@@ -27,10 +27,19 @@ struct topic {
     uint32_t busy;
 };
 
+/* In the log if a record names it; the others live as long as their broker. */
+struct producer {
+    uint64_t id;
+    uint32_t uid;
+    char name[16]; /* "": anonymous */
+    struct producer *next;
+};
+
 struct record {
     uint64_t magic, sum, number, life, first_sequence;
-    uint32_t topic, entries, payload_bytes, bytes;
-    char name[32];
+    uint64_t producer, batch_number; /* 0: none */
+    uint32_t topic, entries, payload_bytes, bytes, uid, reserved;
+    char name[32], producer_name[16];
     struct entry_record entry[];
 };
 
@@ -52,6 +61,8 @@ struct log {
     struct log_read *reads;
     struct write *early;
     struct record *open[OPEN_MAX]; /* streams */
+    struct producer *producers;
+    uint64_t last_producer;
     struct io_op op;
     bool flying, flushing, abandoned;
     struct error failed;
@@ -244,16 +255,160 @@ static void leak(struct log *log, const struct write *write)
     free(block);
 }
 
+/* ------------------------------------------------------------------------------ numbers */
+
+/* The last record of the producer on the topic. */
+static const struct record *last_record(const struct log *log, const struct producer *producer,
+                                        const struct topic *topic)
+{
+    const struct record *last = NULL;
+    for (uint32_t i = 0; i < log->record_count; i++) {
+        const struct record *record = log->records[i];
+        if (record->producer == producer->id && record->topic == topic->number &&
+            (toy_mistake != TOY_FORGETS_NUMBERS || record->life == log->life))
+            last = record;
+    }
+    return last;
+}
+
+uint64_t log_last_number(const struct log *log, const struct producer *producer, const struct topic *topic)
+{
+    const struct record *last = last_record(log, producer, topic);
+    return last != NULL ? last->batch_number : 0;
+}
+
+static uint64_t last_admitted(const struct log *log, const struct producer *producer,
+                              const struct topic *topic)
+{
+    uint64_t admitted = log_last_number(log, producer, topic);
+    for (const struct item *item = log->first; item != NULL; item = item->next) {
+        if (item->write->producer == producer && item->write->topic == topic)
+            admitted = item->write->number;
+    }
+    return admitted;
+}
+
+int log_query(const struct log *log, const struct producer *producer, const struct topic *topic,
+              uint64_t number, uint64_t *first_sequence, uint64_t *entries)
+{
+    const struct record *last = last_record(log, producer, topic);
+    *first_sequence = *entries = 0;
+    if (number == 0 || number > last_admitted(log, producer, topic))
+        return 0;
+    if (last == NULL || number > last->batch_number)
+        return -EINPROGRESS;
+    if (number == last->batch_number) {
+        *first_sequence = last->first_sequence;
+        *entries = last->entries;
+    }
+    return number == last->batch_number && toy_mistake == TOY_DENIES_NUMBERS ? 0 : 1;
+}
+
+/* 0: it is the next one, or there is none. */
+static int check_number(const struct log *log, struct write *write)
+{
+    if (write->producer == NULL || (write->kind == WRITE_CHUNK && !write->last))
+        return 0;
+    const struct record *last = last_record(log, write->producer, write->topic);
+    if (write->number == 0)
+        return -EINVAL;
+    if (last != NULL && write->number <= last->batch_number) {
+        if (toy_mistake == TOY_TAKES_DUPLICATES)
+            return 0;
+        bool known = write->number == last->batch_number;
+        write->flags |= COMPLETION_DUPLICATE;
+        write->first_sequence = known ? last->first_sequence : 0;
+        write->committed = known ? last->entries : 0;
+        write->level_reached = LEVEL_DURABLE;
+        write->result = 0;
+        return 1;
+    }
+    write->reason = REASON_ORDER;
+    bool any = toy_mistake == TOY_TAKES_ANY_NUMBER;
+    return any || write->number == last_admitted(log, write->producer, write->topic) + 1 ? 0 : -EAGAIN;
+}
+
+static struct producer *find_producer(const struct log *log, uint64_t id, const char *name)
+{
+    struct producer *producer = log->producers;
+    while (producer != NULL && (name[0] == 0 ? producer->id != id : strcmp(producer->name, name) != 0))
+        producer = producer->next;
+    return producer;
+}
+
+static struct producer *new_producer(struct log *log, uint64_t id, uint32_t uid, const char *name)
+{
+    struct producer *producer = calloc(1, sizeof *producer);
+    check_bug(producer != NULL);
+    *producer = (struct producer){.id = id, .uid = uid, .next = log->producers};
+    snprintf(producer->name, sizeof producer->name, "%s", name);
+    log->producers = producer;
+    return producer;
+}
+
+/* Time goes on from life to life, so that no id is given twice. */
+static uint64_t new_producer_id(struct log *log)
+{
+    log->last_producer = max_u64(log->last_producer, (uint64_t)io_now(log->io)) + 1;
+    return log->last_producer;
+}
+
+int log_producer_named(struct log *log, const char *name, size_t length, uint32_t uid, struct producer **out)
+{
+    char copy[16];
+    snprintf(copy, sizeof copy, "%.*s", (int)length, name);
+    *out = find_producer(log, 0, copy);
+    if (*out == NULL)
+        *out = new_producer(log, new_producer_id(log), uid, copy);
+    return (*out)->uid != uid ? -EACCES : 0;
+}
+
+int log_producer_anonymous(struct log *log, uint32_t uid, struct producer **out)
+{
+    *out = new_producer(log, new_producer_id(log), uid, "");
+    return 0;
+}
+
+int log_producer_again(struct log *log, uint64_t id, uint32_t uid, struct producer **out)
+{
+    *out = find_producer(log, id, "");
+    if (*out == NULL)
+        return id > max_u64(log->last_producer, (uint64_t)io_now(log->io)) ? -ENODATA : -ENOENT;
+    return (*out)->uid != uid || (*out)->name[0] != 0 ? -EACCES : 0;
+}
+
+void log_producer_release(struct log *log, struct producer *producer)
+{
+    (void)log;
+    (void)producer;
+}
+
+uint64_t log_producer_id(const struct producer *producer)
+{
+    return producer->id;
+}
+
+/* ------------------------------------------------------------------------------ writes */
+
 int log_write(struct log *log, struct write *write)
 {
     struct topic *topic = write->topic;
     if (log->failed.code != 0)
         return -ESHUTDOWN;
+    write->reason = REASON_NONE;
+    write->flags = 0;
+    int numbered = check_number(log, write);
+    if (numbered == 1 && write->kind == WRITE_CHUNK)
+        log_stream_abort(log, write->stream);
+    if (numbered == 1)
+        return 1;
     if (topic->busy > 0 && topic->owner != write->owner) {
         if (toy_mistake == TOY_WRITES_REFUSED && !log->flying)
             leak(log, write);
         return -EBUSY;
     }
+    if (numbered != 0)
+        return numbered;
     struct record *old = write->kind == WRITE_CHUNK ? stream_record(log, write->stream) : NULL;
     struct record *record = record_joined(old, write);
     if (log->end + record->bytes * 4 > LOG_BYTES || log->record_count + 32 > MAX_RECORDS) {
@@ -262,6 +417,12 @@ int log_write(struct log *log, struct write *write)
     }
     snprintf(record->name, sizeof record->name, "%s", topic->name);
     record->topic = topic->number;
+    if (write->producer != NULL) {
+        record->producer = write->producer->id;
+        record->uid = write->producer->uid;
+        record->batch_number = write->number;
+        snprintf(record->producer_name, sizeof record->producer_name, "%s", write->producer->name);
+    }
     if (write->kind != WRITE_APPEND && (write->kind != WRITE_CHUNK || !write->stream->admitted)) {
         topic->busy++;
         topic->owner = write->owner;
@@ -432,6 +593,9 @@ static int keep_record(struct log *log, const struct record *from)
         return -EBADMSG;
     }
     record->topic = topic->number;
+    record->producer_name[sizeof record->producer_name - 1] = 0;
+    if (record->producer != 0 && find_producer(log, record->producer, "") == NULL)
+        new_producer(log, record->producer, record->uid, record->producer_name);
     topic->next = record->first_sequence + record->entries;
     take_record(log, record);
     log->end += record->bytes;
@@ -525,6 +689,11 @@ void log_abandon(struct log *log)
         log->first = item->next;
         free(item->record);
         free(item);
+    }
+    while (log->producers != NULL) {
+        struct producer *producer = log->producers;
+        log->producers = producer->next;
+        free(producer);
     }
     for (uint32_t i = 0; i < log->record_count; i++)
         free(log->records[i]);

@@ -16,6 +16,10 @@ enum toy_mistake {
     TOY_READS_ERRORS_AS_END,  /* G14 */
     TOY_WRITES_REFUSED,       /* G4 */
     TOY_DRAWS_FROM_THE_CLOCK, /* G26 */
+    TOY_TAKES_DUPLICATES,     /* G5: commits a number twice */
+    TOY_TAKES_ANY_NUMBER,     /* G5: and leaves gaps */
+    TOY_FORGETS_NUMBERS,      /* G5: a start knows none */
+    TOY_DENIES_NUMBERS,       /* G5: says of the last one that it is not committed */
     TOY_MISTAKES
 };
 
