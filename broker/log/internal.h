@@ -29,6 +29,8 @@
 #define POOL_HEADERS  2u /* header-only spares, for roll-back and start on a full disk */
 #define POOL_MAX      8u
 #define WRITE_OPS     8u
+#define ID_GAP_MOST                                                                                          \
+    (1u << 20) /* topic ids are given one by one; those of first batches that failed are left out */
 
 /* ------------------------------------------------------------------------------------------------ topics */
 
@@ -85,6 +87,7 @@ struct producer {
     struct producer *earlier, *later; /* all, by id */
     uint64_t id;
     uint32_t uid;
+    uint32_t user; /* index of its uid in producers.users */
     uint32_t refs;
     uint32_t pair_count;
     bool committed;      /* its catalogue entry is in the log */
@@ -95,6 +98,11 @@ struct producer {
     char name[];
 };
 
+/* What one uid has of producers; anonymous: committed ones. */
+struct producer_user {
+    uint32_t uid, named, named_pairs, anonymous, anonymous_pairs;
+};
+
 struct producers {
     struct producer *first, *last;
     struct producer **by_id, **by_name; /* id_room slots each */
@@ -102,6 +110,8 @@ struct producers {
     uint32_t id_room, pair_room;
     uint32_t count, named, anonymous; /* anonymous: committed ones */
     uint32_t named_pairs, anonymous_pairs;
+    struct producer_user *users;
+    uint32_t user_count;
     uint32_t next; /* counter of the last id given in this epoch */
     uint64_t horizon;
 };

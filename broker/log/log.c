@@ -101,6 +101,8 @@ static int options_fill(struct log *log, const struct log_options *options, stru
         o->max_topics_of_uid = o->max_topics;
     if (o->max_named == 0)
         o->max_named = DEFAULT_NAMED;
+    if (o->max_named_of_uid == 0)
+        o->max_named_of_uid = o->max_named;
     if (o->max_anonymous == 0)
         o->max_anonymous = DEFAULT_ANONYMOUS;
     if (o->max_batch_bytes == 0)

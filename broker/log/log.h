@@ -44,6 +44,7 @@ struct log_options {
     uint32_t max_topics;    /* 0 = 65,536 */
     uint32_t max_topics_of_uid;   /* made by one uid; 0 = max_topics */
     uint32_t max_named;           /* (named producer, topic) pairs and named producers, each; 0 = 65,536 */
+    uint32_t max_named_of_uid;    /* of each, one uid's; 0 = max_named */
     uint32_t max_anonymous;       /* anonymous producers remembered; 0 = 4,096 */
     uint64_t max_batch_bytes;     /* payload and ENTRY_OVERHEAD per entry; 0 = MAX_BATCH_BYTES */
     struct watermark *watermarks; /* zeroed, borrowed; may be NULL. A topic has slot n < watermark_slots, or

@@ -12,9 +12,9 @@
  *      last ------ numbers committed: 1 to last, without gap; a number in there is a duplicate
  *      admitted -- >= last: in the group in flight or gathering; admitted + 1 is the only one that may come
  *
- * Forgetting: named producers never. Of the anonymous ones those with the lowest ids that nobody holds, with
- * all their pairs, when there are too many; the horizon then rises to the id. So an id that is not known was
- * never used if it lies above the horizon, and is not known any more if not.
+ * Forgetting: named producers never. Of the anonymous ones those with the lowest ids that nobody holds, of
+ * the uid that has the most, with all their pairs, when there are too many; the horizon then rises to the id.
+ * So an id that is not known was never used if it lies above the horizon, and is not known any more if not.
  *
  * Failure modes: too many pairs or names: -EDQUOT; memory: -ENOMEM; both before anything was noted.
  *
@@ -138,11 +138,32 @@ static void list_insert(struct producers *p, struct producer *producer)
     *(producer->later != NULL ? &producer->later->earlier : &p->last) = producer;
 }
 
+/* Index of the uid's counts; made if there are none yet. */
+static int user_of(struct producers *p, uint32_t uid, uint32_t *index)
+{
+    for (uint32_t i = 0; i < p->user_count; i++) {
+        if (p->users[i].uid == uid) {
+            *index = i;
+            return 0;
+        }
+    }
+    struct producer_user *users = realloc(p->users, (p->user_count + 1) * sizeof *users);
+    if (users == NULL)
+        return -ENOMEM;
+    p->users = users;
+    *index = p->user_count++;
+    users[*index] = (struct producer_user){.uid = uid};
+    return 0;
+}
+
 static int create(struct log *log, uint64_t id, uint32_t uid, const char *name, size_t length,
                   struct producer **out)
 {
     struct producers *p = &log->producers;
+    uint32_t user;
     int error = grow_producers(p);
+    if (error == 0)
+        error = user_of(p, uid, &user);
     if (error != 0)
         return error;
     struct producer *q = calloc(1, sizeof *q + length);
@@ -150,6 +171,7 @@ static int create(struct log *log, uint64_t id, uint32_t uid, const char *name, 
         return -ENOMEM;
     q->id = id;
     q->uid = uid;
+    q->user = user;
     q->name_length = (uint8_t)length;
     memcpy(q->name, name, length);
     list_insert(p, q);
@@ -159,6 +181,7 @@ static int create(struct log *log, uint64_t id, uint32_t uid, const char *name, 
     *slot = q;
     if (length > 0) {
         p->named++;
+        p->users[user].named++;
         slot = &p->by_name[name_slot(p, name, length)];
         q->name_next = *slot;
         *slot = q;
@@ -167,13 +190,27 @@ static int create(struct log *log, uint64_t id, uint32_t uid, const char *name, 
     return 0;
 }
 
+static void count_pair(struct producers *p, const struct producer *producer, int change)
+{
+    struct producer_user *user = &p->users[producer->user];
+    bool named = producer->name_length > 0;
+    *(named ? &p->named_pairs : &p->anonymous_pairs) += (uint32_t)change;
+    *(named ? &user->named_pairs : &user->anonymous_pairs) += (uint32_t)change;
+}
+
+static void count_anonymous(struct producers *p, const struct producer *producer, int change)
+{
+    p->anonymous += (uint32_t)change;
+    p->users[producer->user].anonymous += (uint32_t)change;
+}
+
 static void unlink_pair(struct producers *p, struct pair *pair)
 {
     struct pair **link = &p->pairs[pair_slot(p, pair->producer, pair->topic)];
     while (*link != pair)
         link = &(*link)->hash_next;
     *link = pair->hash_next;
-    (*(pair->producer->name_length > 0 ? &p->named_pairs : &p->anonymous_pairs))--;
+    count_pair(p, pair->producer, -1);
 }
 
 static void producer_free(struct producers *p, struct producer *producer)
@@ -196,6 +233,7 @@ static void producer_free(struct producers *p, struct producer *producer)
             link = &(*link)->name_next;
         *link = producer->name_next;
         p->named--;
+        p->users[producer->user].named--;
     }
     *(producer->earlier != NULL ? &producer->earlier->later : &p->first) = producer->later;
     *(producer->later != NULL ? &producer->later->earlier : &p->last) = producer->earlier;
@@ -219,6 +257,7 @@ void producers_free(struct log *log)
     free(p->by_id);
     free(p->by_name);
     free(p->pairs);
+    free(p->users);
     *p = (struct producers){0};
 }
 
@@ -231,9 +270,13 @@ int log_producer_named(struct log *log, const char *name, size_t length, uint32_
         return -EINVAL;
     struct producer *q = find_name(p, name, length);
     if (q == NULL) {
-        if (p->named >= log->options.max_named)
+        uint32_t user;
+        int error = user_of(p, uid, &user);
+        if (error != 0)
+            return error;
+        if (p->named >= log->options.max_named || p->users[user].named >= log->options.max_named_of_uid)
             return -EDQUOT;
-        int error = create(log, producer_next_id(log), uid, name, length, &q);
+        error = create(log, producer_next_id(log), uid, name, length, &q);
         if (error != 0)
             return error;
     } else if (q->uid != uid) {
@@ -268,18 +311,39 @@ int log_producer_again(struct log *log, uint64_t id, uint32_t uid, struct produc
     return 0;
 }
 
+/* There are too many anonymous ones, and of the uid with the most: nobody can make the broker forget those of
+ * others. */
+static bool too_many(const struct log *log, uint32_t *user)
+{
+    const struct producers *p = &log->producers;
+    bool producers = p->anonymous > log->options.max_anonymous;
+    bool pairs = p->anonymous_pairs > (uint64_t)log->options.max_anonymous * PAIRS_PER_ANONYMOUS;
+    *user = 0;
+    for (uint32_t i = 1; i < p->user_count; i++) {
+        const struct producer_user *most = &p->users[*user], *other = &p->users[i];
+        if (producers ? other->anonymous > most->anonymous : other->anonymous_pairs > most->anonymous_pairs)
+            *user = i;
+    }
+    return producers || pairs;
+}
+
 /* The anonymous ones with the lowest ids that nobody holds. */
 static void forget_oldest(struct log *log)
 {
     struct producers *p = &log->producers;
     struct producer *q = p->first;
-    while (q != NULL && (p->anonymous > log->options.max_anonymous ||
-                         p->anonymous_pairs > (uint64_t)log->options.max_anonymous * PAIRS_PER_ANONYMOUS)) {
+    uint32_t user, before;
+    bool over = too_many(log, &user);
+    while (q != NULL && over) {
         struct producer *later = q->later;
-        if (q->name_length == 0 && q->committed && q->refs == 0) {
+        if (q->user == user && q->name_length == 0 && q->committed && q->refs == 0) {
             p->horizon = max_u64(p->horizon, q->id);
-            p->anonymous--;
+            count_anonymous(p, q, -1);
             producer_free(p, q);
+            before = user;
+            over = too_many(log, &user);
+            if (user != before)
+                later = p->first;
         }
         q = later;
     }
@@ -337,7 +401,6 @@ static int pair_of(struct log *log, struct producer *producer, struct topic *top
     *out = find_pair(p, producer, topic);
     if (*out != NULL)
         return 0;
-    uint32_t *count = producer->name_length > 0 ? &p->named_pairs : &p->anonymous_pairs;
     int error = grow_pairs(p);
     if (error != 0)
         return error;
@@ -350,7 +413,7 @@ static int pair_of(struct log *log, struct producer *producer, struct topic *top
     struct pair **slot = &p->pairs[pair_slot(p, producer, topic)];
     pair->hash_next = *slot;
     *slot = pair;
-    (*count)++;
+    count_pair(p, producer, 1);
     *out = pair;
     return 0;
 }
@@ -374,7 +437,9 @@ int number_check(struct log *log, struct write *w)
     }
     if (w->number != admitted + 1)
         return -EAGAIN;
-    if (pair == NULL && w->producer->name_length > 0 && p->named_pairs >= log->options.max_named)
+    if (pair == NULL && w->producer->name_length > 0 &&
+        (p->named_pairs >= log->options.max_named ||
+         p->users[w->producer->user].named_pairs >= log->options.max_named_of_uid))
         return -EDQUOT;
     if (pair == NULL && w->producer->name_length == 0 &&
         w->producer->pair_count >= log->options.max_anonymous)
@@ -408,7 +473,7 @@ void number_commit(struct log *log, struct pair *pair, const struct frame_header
         q->committed = true;
         q->sealed = false;
         if (q->name_length == 0) {
-            log->producers.anonymous++;
+            count_anonymous(&log->producers, q, 1);
             forget_oldest(log);
         }
     }
@@ -472,7 +537,7 @@ int producer_restore(struct log *log, uint64_t id, uint32_t uid, const char *nam
         return error;
     q->committed = true;
     if (length == 0)
-        p->anonymous++;
+        count_anonymous(p, q, 1);
     return 0;
 }
 

@@ -145,11 +145,10 @@ static int read_command_line(int argc, char **argv, struct parse *parse)
     static const struct argp argp = {
         .options = argp_list,
         .parser = parse_argument,
-        .doc =
-            "The broker of Walrus: commits batches of entries from local programs, whole and durably.\v"
-            "Sizes take K, M or G. The command line beats the environment, which beats the file. Of each "
-            "--max-... one user may have at most three quarters, of --max-shared half; --max-producers and "
-            "--max-batch are not divided.",
+        .doc = "The broker of Walrus: commits batches of entries from local programs, whole and durably.\v"
+               "Sizes take K, M or G. The command line beats the environment, which beats the file. Of each "
+               "--max-... one user may have at most three quarters, of --max-shared half; --max-batch is not "
+               "divided.",
     };
     int at = 0;
     error_t rc =

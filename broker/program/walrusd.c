@@ -32,6 +32,7 @@
 #define EXIT_USAGE        2
 #define EXIT_TRY_AGAIN    3
 #define EXIT_FLUSH_FAILED 74
+#define NAMED_PRODUCERS   65536u
 #define STOP_PATIENCE_NS  INT64_C(60000000000)
 
 struct broker {
@@ -123,6 +124,7 @@ static int start_store(struct broker *broker, struct error *err)
              "the file system is %s: what is promised after power loss is known to hold on ext4 and xfs only",
              name);
     uint32_t topics = broker->options.max_topics != 0 ? broker->options.max_topics : WATERMARK_SLOTS;
+    uint32_t producers = broker->options.max_producers != 0 ? broker->options.max_producers : NAMED_PRODUCERS;
     rc = watermarks_create(topics, &broker->watermarks, err);
     if (rc != 0)
         goto close_io;
@@ -137,7 +139,8 @@ static int start_store(struct broker *broker, struct error *err)
         .interval_ns = broker->options.interval_ns,
         .max_topics = topics,
         .max_topics_of_uid = topics - topics / 4,
-        .max_named = broker->options.max_producers,
+        .max_named = producers,
+        .max_named_of_uid = producers - producers / 4,
         .max_batch_bytes = broker->options.max_batch_bytes,
         .say = say_line,
         .context = broker->paths.data_folder,

@@ -530,6 +530,54 @@ Test(numbers, g24_names_and_pairs_are_limited)
     let_go(p);
 }
 
+Test(numbers, g24_one_uid_cannot_use_up_the_names_and_pairs_of_all)
+{
+    life_stop(&life);
+    life.options.max_named = 3;
+    life.options.max_named_of_uid = 2;
+    life_start(&life);
+    struct producer *p = named("p"), *q = named("q"), *r, *s;
+    cr_assert_eq(log_producer_named(life.log, "r", 1, 7, &r), -EDQUOT);
+    commit_one(p, "t", 1);
+    commit_one(q, "t", 1);
+    cr_assert_eq(send_one(p, "u", 1)->refused, -EDQUOT);
+    let_go(q);
+    let_go(p);
+    restart(); /* counts them anew */
+    cr_assert_eq(log_producer_named(life.log, "r", 1, 7, &r), -EDQUOT);
+    p = named("p");
+    cr_assert_eq(send_one(p, "u", 1)->refused, -EDQUOT);
+    cr_assert_eq(log_producer_named(life.log, "r", 1, 8, &r), 0, "another uid");
+    commit_one(r, "u", 1);
+    cr_assert_eq(log_producer_named(life.log, "s", 1, 8, &s), -EDQUOT, "the total");
+    let_go(r);
+    let_go(p);
+}
+
+/* Else one user could make the broker forget what another one is about to send again. */
+Test(numbers, g24_the_anonymous_producers_of_the_uid_that_has_the_most_are_forgotten_first)
+{
+    life_stop(&life);
+    life.options.max_anonymous = 3;
+    life_start(&life);
+    struct producer *honest;
+    cr_assert_eq(log_producer_anonymous(life.log, 8, &honest), 0);
+    uint64_t id = log_producer_id(honest);
+    commit_one(honest, "t", 1);
+    let_go(honest);
+    for (int i = 0; i < 10; i++) {
+        struct producer *one = anonymous();
+        commit_one(one, "t", 1);
+        let_go(one);
+    }
+    for (int round = 0; round < 2; round++) {
+        cr_assert_eq(log_producer_again(life.log, id, 8, &honest), 0, "the oldest of all, and remembered");
+        cr_assert_eq(last_of(honest, "t"), 1);
+        let_go(honest);
+        restart();
+    }
+}
+
 Test(numbers, g24_topics_of_one_uid_are_limited_across_restarts)
 {
     life_stop(&life);
@@ -670,6 +718,29 @@ Test(numbers, g13_a_catalogue_entry_without_an_id_is_damage)
     forged(change_the_id, "a catalogue entry makes no sense");
 }
 
+static void a_topic_far_away(struct frame_header *frame)
+{
+    if (frame->kind == FRAME_TOPIC) {
+        struct topic_entry *entry = (void *)((uint8_t *)frame + frame->header_bytes);
+        entry->topic = UINT32_MAX / 2 - 1;
+        frame_copy_payload(frame, 1, entry, frame->payload_bytes);
+    }
+}
+
+static void count_findings(void *context, const struct finding *finding)
+{
+    *(unsigned *)context += finding->kind == FINDING_DAMAGE;
+}
+
+Test(numbers, g16_an_id_far_behind_all_others_takes_no_memory)
+{
+    forged(a_topic_far_away, "a catalogue entry makes no sense");
+    life_open(&life);
+    struct check_report report;
+    unsigned damage = 0;
+    cr_assert_eq(log_check(life.io, count_findings, &damage, &report, &life.error), 0);
+}
+
 /* Changes the checkpoint of a stopped store at `offset` behind its last producer's beginning and gives it
  * right sums again. */
 static void forge_checkpoint(size_t offset, uint64_t add)
@@ -693,6 +764,16 @@ static void forge_checkpoint(size_t offset, uint64_t add)
     file_poke(&life, name, 0, bytes, header.bytes);
     if (file_there(&life, "checkpoint-0") && strcmp(name, "checkpoint-1") == 0)
         file_delete(&life, "checkpoint-0");
+}
+
+static void forge_header_of_checkpoint(uint32_t next_topic)
+{
+    const char *name = file_there(&life, "checkpoint-1") ? "checkpoint-1" : "checkpoint-0";
+    struct checkpoint_header header;
+    file_peek(&life, name, 0, &header, sizeof header);
+    header.next_topic = next_topic;
+    header.crc = crc32c(0, &header, offsetof(struct checkpoint_header, crc));
+    file_poke(&life, name, 0, &header, sizeof header);
 }
 
 static void stopped_with_one_producer(void)
@@ -727,6 +808,13 @@ Test(numbers, g13_a_checkpoint_with_a_number_0_is_refused)
     forge_checkpoint(sizeof(struct checkpoint_producer) + 8 + offsetof(struct checkpoint_pair, number),
                      UINT64_MAX);
     life_refused(&life, -EBADMSG, "checkpoint: producer");
+}
+
+Test(numbers, g16_a_next_topic_id_out_of_nowhere_is_refused)
+{
+    stopped_with_one_producer();
+    forge_header_of_checkpoint(UINT32_MAX);
+    life_refused(&life, -EBADMSG, "next topic id");
 }
 
 Test(numbers, g24_topics_of_one_anonymous_producer_are_limited)
