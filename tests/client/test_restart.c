@@ -340,3 +340,97 @@ Test(restart, g5_a_named_producer_that_is_restarted_with_its_broker_goes_on_behi
     read_back(&p);
     walrus_close(p.handle);
 }
+
+/* ----------------------------------------------------------------------------- other than durable */
+
+/* What was answered below durable may be lost with the broker. It goes on all the same: nothing twice, nothing out of
+ * order, and the receipts say that something was lost. */
+Test(restart, a_producer_below_durable_goes_on_and_is_told_what_was_lost)
+{
+    struct producer p = {.handle = connect_with((struct walrus_connect_options){.flags = WALRUS_RECONNECT})};
+    struct walrus_topic_options options = {.size = sizeof options, .level = WALRUS_LEVEL_ACCEPTED};
+    struct line *line = &p.lines[0];
+    cr_assert_eq(walrus_topic_open(p.handle, "loose", 5, &options, &line->topic), 0);
+    line->next = 1;
+    uint64_t lost = 0, answered = 0;
+    for (int round = 0; round < 10; round++) {
+        for (uint64_t until = answered + 200; answered < until;) {
+            while (walrus_in_flight(p.handle) < IN_FLIGHT && send_next(&p, 0))
+                continue;
+            cr_assert_eq(walrus_wait(p.handle, 1, -1), 0, "%s", walrus_error(p.handle));
+            struct walrus_completion c[IN_FLIGHT];
+            int count = walrus_reap(p.handle, c, IN_FLIGHT);
+            for (int i = 0; i < count; i++) {
+                cr_assert_eq(c[i].result, 0, "%d, reason %d", c[i].result, c[i].receipt.reason);
+                lost += (c[i].receipt.flags & WALRUS_RECEIPT_EARLIER_LOST) != 0;
+                answered++;
+            }
+        }
+        end_broker(SIGKILL);
+        cr_assert(start_broker());
+    }
+    while (walrus_in_flight(p.handle) > 0) {
+        struct walrus_completion c;
+        cr_assert_eq(walrus_wait(p.handle, 1, -1), 0);
+        cr_assert_eq(walrus_reap(p.handle, &c, 1), 1);
+        cr_assert_eq(c.result, 0);
+        answered++;
+    }
+    cr_assert_eq(answered, line->next - 1);
+    walrus *reader = connect_with((struct walrus_connect_options){.flags = 0});
+    uint64_t before = 0, there = 0, from = 1;
+    for (int got = 1; got > 0;) {
+        walrus_entries *entries;
+        got = walrus_batch_read_for_topic(reader, "loose", from, NULL, &entries);
+        cr_assert_geq(got, 0, "%s", walrus_error(reader));
+        struct walrus_entry e;
+        for (size_t i = 0; got > 0 && walrus_entries_get(entries, i, &e); i++, there++) {
+            struct entry entry;
+            memcpy(&entry, e.data, sizeof entry);
+            cr_assert_gt(entry.n, before);
+            before = entry.n;
+        }
+        from = got > 0 ? walrus_entries_next(entries) : from;
+        walrus_entries_release(entries);
+    }
+    cr_log_info("%llu answered, %llu there, %llu receipts told of losses", (unsigned long long)answered,
+                (unsigned long long)there, (unsigned long long)lost);
+    cr_assert(there == answered || lost > 0);
+    walrus_close(reader);
+    walrus_close(p.handle);
+}
+
+/* ---------------------------------------------------------------------------------------- reader */
+
+Test(restart, a_reader_that_follows_gets_every_entry_once_through_ten_brokers)
+{
+    struct producer p = {.handle = connect_with((struct walrus_connect_options){.flags = WALRUS_RECONNECT})};
+    walrus *reader = connect_with((struct walrus_connect_options){.flags = WALRUS_RECONNECT});
+    struct killer killer;
+    open_lines(&p);
+    killer_start(&killer, 10);
+    struct walrus_read_options options = {.size = sizeof options, .follow_ns = 5000000};
+    uint64_t from = 1;
+    while (!killer.done) {
+        fill(&p);
+        walrus_entries *entries;
+        int got = walrus_batch_read_for_topic(reader, "line 0", from, &options, &entries);
+        cr_assert(got > 0 || got == -ETIME, "%d: %s", got, walrus_error(reader));
+        struct walrus_entry e;
+        for (size_t i = 0; walrus_entries_get(entries, i, &e); i++, from++) {
+            struct entry entry;
+            cr_assert_eq(e.sequence, from);
+            memcpy(&entry, e.data, sizeof entry);
+            cr_assert_eq(entry.n, from);
+        }
+        walrus_entries_release(entries);
+        turn(&p, &killer);
+    }
+    killer_join(&killer);
+    while (walrus_in_flight(p.handle) > 0)
+        turn(&p, &killer);
+    cr_assert_gt(from, 1);
+    read_back(&p);
+    walrus_close(reader);
+    walrus_close(p.handle);
+}
