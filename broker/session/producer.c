@@ -85,8 +85,8 @@ static int refused_by_log(const struct hello *hello, int rc, struct error *err)
                          label.text);
     case -EDQUOT:
         return error_set(err, rc,
-                         "%s would be one more than the broker remembers: use a name that exists, or raise "
-                         "walrusd's --max-producers",
+                         "%s would be one more than the broker keeps of one user, or of all: use a name that "
+                         "exists, or raise walrusd's --max-producers",
                          label.text);
     case -ENODATA:
         return error_set(err, rc,

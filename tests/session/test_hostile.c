@@ -262,6 +262,64 @@ Test(hostile, g21_a_full_blocking_eventfd_does_not_stall_the_loop_on_uring, .tim
     signal_never_blocks(IO_BACKEND_URING);
 }
 
+/* The bell is the client's to break: set to the most, blocking, drained by somebody else. */
+static void *drain_bell(void *argument)
+{
+    const struct client *client = argument;
+    uint64_t value;
+    for (int i = 0; i < 20000; i++)
+        if (read(client->doorbell, &value, sizeof value) < 0)
+            continue;
+    return NULL;
+}
+
+Test(hostile, g21_a_client_that_breaks_its_own_bell_hurts_nobody_else, .timeout = 60)
+{
+    start();
+    uint64_t most = UINT64_MAX - 1;
+    uint64_t value;
+    while (read(bad.doorbell, &value, sizeof value) > 0)
+        continue;
+    cr_assert_eq(write(bad.doorbell, &most, sizeof most), sizeof most);
+    cr_assert_eq(fcntl(bad.doorbell, F_SETFL, fcntl(bad.doorbell, F_GETFL) & ~O_NONBLOCK), 0);
+    for (int i = 0; i < 100; i++)
+        good_is_served();
+    cr_assert_eq(fcntl(bad.doorbell, F_SETFL, fcntl(bad.doorbell, F_GETFL) | O_NONBLOCK), 0);
+    while (read(bad.doorbell, &value, sizeof value) > 0)
+        continue;
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, drain_bell, &bad), 0);
+    struct descriptor d = client_text(&bad, bad_topic, 0, "x");
+    for (int i = 0; i < 200; i++) {
+        cr_assert_eq(client_call(&rig, &bad, &d).result, 0, "each ring is heard, whoever reads the bell");
+        good_is_served();
+        rig_turn(&rig, 150); /* parks it */
+    }
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    cr_assert_not(client_ended(&bad));
+    stop();
+}
+
+/* Nobody takes its welcome out of the socket; its descriptors wait there. */
+Test(hostile, g21_clients_that_never_read_their_welcome_hold_nobody_up)
+{
+    start();
+    int fds[100];
+    struct hello hello = hello_good();
+    for (size_t i = 0; i < array_count(fds); i++) {
+        fds[i] = client_dial(&rig);
+        cr_assert_eq(send(fds[i], &hello, sizeof hello, MSG_NOSIGNAL), sizeof hello);
+        good_is_served();
+    }
+    rig_turn(&rig, 100);
+    cr_assert_eq(server_values(rig.server)->session_connections, 102);
+    for (size_t i = 0; i < array_count(fds); i++)
+        close(fds[i]);
+    rig_turn(&rig, 200);
+    cr_assert_eq(server_values(rig.server)->session_connections, 2);
+    stop();
+}
+
 /* Its completions pile up, its doorbell rings, its socket is never read: all of it stays its own. */
 Test(hostile, g21_a_client_that_does_nothing_more_holds_nobody_up)
 {

@@ -216,6 +216,44 @@ Test(process, g22_a_killed_client_whose_child_keeps_its_descriptors_is_over)
     rig_stop(&rig);
 }
 
+static void wait_for_a_name_and_fork(int line)
+{
+    struct hello hello = hello_named("mortal");
+    struct client client;
+    client_say_hello(&rig, &client, &hello, sizeof hello);
+    if (fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, 0);
+        tell(line, (int)getpid());
+    }
+    pause();
+}
+
+Test(process, g22_one_that_is_killed_while_it_waits_for_a_name_stands_in_nobodys_way)
+{
+    rig_start(&rig, NULL, 0);
+    struct client client;
+    struct hello hello = hello_named("mortal");
+    cr_assert_eq(client_handshake(&rig, &client, &hello, sizeof hello), 0);
+    uint32_t topic = client_topic(&rig, &client, "t");
+    rig.log.hold_answers = true;
+    struct descriptor d = client_text(&client, topic, 0, "undecided");
+    d.number = 1;
+    client_push(&client, &d);
+    client_close(&client);
+    struct peer waiter = peer_start(wait_for_a_name_and_fork);
+    pid_t child = peer_says(&waiter);
+    TURN_UNTIL(!TAILQ_EMPTY(&rig.server->waiting));
+    peer_end(&waiter, SIGKILL);
+    TURN_UNTIL(TAILQ_EMPTY(&rig.server->waiting));
+    cr_assert(TAILQ_EMPTY(&rig.server->contested));
+    cr_assert_eq(kill(child, 0), 0, "the child still has its socket");
+    rig.log.hold_answers = false;
+    cr_assert_eq(client_handshake(&rig, &client, &hello, sizeof hello), 0, "%s", client.welcome.text);
+    client_close(&client);
+    kill(child, SIGKILL);
+    rig_stop(&rig);
+}
+
 /* A killed one, nobody waited for it yet, and the next one is here already: no moment at which it is told
  * that a dead process holds its name. */
 Test(process, g22_the_name_of_a_dead_process_is_free_for_the_next_one)
@@ -587,11 +625,11 @@ Test(process, g24_out_of_address_space_refuses_the_connection_and_heals)
     getrlimit(RLIMIT_AS, &old);
     struct rlimit low = {.rlim_cur = 0, .rlim_max = old.rlim_max};
     FILE *statm = fopen("/proc/self/statm", "r");
-    unsigned long pages = 0;
+    char line[200];
     cr_assert_not_null(statm);
-    cr_assert_eq(fscanf(statm, "%lu", &pages), 1);
+    cr_assert_not_null(fgets(line, sizeof line, statm));
     fclose(statm);
-    low.rlim_cur = (rlim_t)pages * 4096 + (8u << 20);
+    low.rlim_cur = (rlim_t)strtoul(line, NULL, 10) * 4096 + (8u << 20);
     struct hello hello = hello_good();
     hello.arena_bytes = 64u << 20;
     cr_assert_eq(setrlimit(RLIMIT_AS, &low), 0);
