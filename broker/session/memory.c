@@ -47,6 +47,7 @@ struct memory {
     struct account *account;
     struct handshake *handshake; /* FILLING: who waits for it; NULL: nobody any more */
     enum memory_state state;
+    bool client_gone;
     int files[FILES]; /* -1: closed */
     uint64_t bytes[FILES];
     uint8_t *at[FILES]; /* NULL: not mapped */
@@ -81,6 +82,8 @@ static int fill(struct memory *memory, uint64_t most)
 
 static void give_back(struct memory *memory)
 {
+    if (memory->client_gone && memory->at[CLIENT_FILE] != NULL)
+        (void)madvise(memory->at[CLIENT_FILE], memory->bytes[CLIENT_FILE], MADV_REMOVE);
     for (int i = 0; i < FILES; i++) {
         if (memory->at[i] != NULL)
             munmap(memory->at[i], memory->bytes[i]);
@@ -275,6 +278,14 @@ void memory_files_close(struct memory *memory)
         close(memory->files[i]);
         memory->files[i] = -1;
     }
+}
+
+/* Its quota comes back, so whatever it kept of the client file must hold no memory of ours. Only if the
+ * client has left: one that we have left, since the broker stops, sends what is in its arena again. (The
+ * broker file is sealed against holes as against writing.) */
+void memory_client_gone(struct memory *memory)
+{
+    memory->client_gone = true;
 }
 
 void memory_drop(struct memory *memory)

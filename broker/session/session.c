@@ -319,6 +319,7 @@ void session_leave(struct session *session)
     if (!session->server->stopping)
         session->final_tail = session->sq.mirror.p_tail;
     session->state = SESSION_LEAVING;
+    session->left = true;
     unwatch(session);
     read_end_all(session, -ECANCELED);
     session_activate(session); /* drained to the noted tail, then ended by drain.c */
@@ -381,6 +382,8 @@ static void session_free(struct session *session)
     session->account->queue -= session->sizes.queue_entries;
     close(session->doorbell.fd);
     close(session->signal.fd);
+    if (session->left)
+        memory_client_gone(session->memory);
     memory_drop(session->memory); /* and the account */
     free(session->topics);
     free(session->streams);
