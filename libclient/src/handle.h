@@ -348,6 +348,8 @@ int walrus__reconnect_init(struct walrus *handle, const struct attempt *attempt,
 void walrus__reconnect_release(struct walrus *handle);
 /* A request is submitted: its descriptor is kept for a next time. */
 void walrus__reconnect_keep(struct walrus *handle, uint32_t index, const struct descriptor *descriptor);
+/* The broker is stopping and did not do this: true if the next one is asked for it. */
+bool walrus__reconnect_holds(const struct walrus *handle, uint32_t index);
 /* The connection is gone. False: it cannot be made anew, and *code and the words say why. */
 bool walrus__reconnect_begin(struct walrus *handle, int *code, char *words, size_t size);
 /* Takes the steps that can be taken now; never waits. Only while link is not LINK_UP. */

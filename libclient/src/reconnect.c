@@ -43,6 +43,9 @@
  * that is forgotten (-ENODATA) cannot ask any more: its writes are -ECONNRESET, and the handle goes on with a
  * new id.
  *
+ * A broker that is told to stop answers -ESHUTDOWN to what came too late, and hangs up soon: that stays in flight
+ * until then.
+ *
  * Failure modes: as drawn. No memory, no descriptors: as if there were no broker yet. A name is never taken over
  * by a reconnection: who took it from us would lose it again. */
 #include "connect.h"
@@ -198,6 +201,17 @@ void walrus__reconnect_keep(struct walrus *handle, uint32_t index, const struct 
     again->kept[index] = (struct kept){.descriptor = *descriptor, .sent = handle->link == LINK_UP};
     if (descriptor->op == OP_OPEN)
         memcpy(again->opening, handle->arena, NAME_BYTES);
+}
+
+bool walrus__reconnect_holds(const struct walrus *handle, uint32_t index)
+{
+    if (handle->again == NULL)
+        return false;
+    const struct request *request = &handle->requests[index];
+    const struct descriptor *d = &handle->again->kept[index].descriptor;
+    bool of_a_stream = d->op == OP_CHUNK && (d->flags & DESCRIPTOR_FIRST) == 0;
+    return (request->kind == REQUEST_BATCH || request->kind == REQUEST_ANSWER) && !request->refused &&
+           !of_a_stream && d->op != OP_CANCEL;
 }
 
 /* ---------------------------------------------------------------------------------------- loss */

@@ -283,6 +283,8 @@ static bool dispatch(struct walrus *handle, struct completion *c)
     if (c->result < -4095) /* not an errno; a wrong count is found by who asked */
         return false;
     handle->dispatched++;
+    if (c->result == -ESHUTDOWN && walrus__reconnect_holds(handle, index))
+        return true; /* it stays in flight */
     if (c->result == -ESTALE)
         walrus__reconnect_fenced(handle);
     uint32_t generation = request->generation;

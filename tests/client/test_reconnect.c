@@ -481,6 +481,26 @@ Test(reconnect_otherwise, watermarks_stay_and_then_are_those_of_the_new_broker)
     end();
 }
 
+Test(reconnect, what_a_broker_that_stops_did_not_take_is_sent_to_the_next_one)
+{
+    rule((struct fake_rule){.op = OP_BATCH, .after = 1, .times = 3, .result = -ESHUTDOWN});
+    for (uint64_t i = 1; i <= 4; i++)
+        send_one(topic, i);
+    expect(1, 0, 0, 1);
+    for (uint64_t taken = 0; taken < 5; sched_yield()) { /* OPEN and four batches */
+        fake_pause(&fake);
+        taken = fake.answered;
+        fake_resume(&fake);
+    }
+    struct walrus_completion c;
+    cr_assert_eq(walrus_reap(handle, &c, 1), 0);
+    cr_assert_eq(walrus_in_flight(handle), 3);
+    die();
+    for (uint64_t i = 2; i <= 4; i++)
+        expect(i, 0, 0, i);
+    expect_entries("t", 1, 4);
+}
+
 Test(reconnect, a_new_name_is_not_asked_for_while_the_others_are_opened_again)
 {
     append("one", "1");
@@ -553,25 +573,32 @@ Test(reconnect, an_open_stream_has_failed_and_its_topic_is_free)
     expect_entries("t", 2, 3);
 }
 
+/* The first chunk of another stream is answered, later ones will not be. */
+static void hold_the_rest(uint64_t chunks_before)
+{
+    for (bool seen = false; !seen; sched_yield()) {
+        fake_pause(&fake);
+        seen = fake.seen[OP_CHUNK] > chunks_before;
+        fake.hold_writes = seen;
+        fake_resume(&fake);
+    }
+    struct walrus_completion c;
+    cr_assert_eq(walrus_reap(handle, &c, 1), 0);
+}
+
 Test(reconnect, g5_a_stream_whose_end_was_sent_is_a_duplicate_or_cancelled)
 {
-    rule((struct fake_rule){.op = OP_CHUNK, .after = 100, .times = 1, .result = -EIO}); /* counts */
     walrus_batch *batch = new_batch(topic);
     add_large(batch, 4);
-    fake_pause(&fake);
-    int chunks = (int)fake.seen[OP_CHUNK];
-    fake.hold_writes = true;
-    fake_resume(&fake);
-    (void)chunks;
+    hold_the_rest(0);
     cr_assert_eq(submit(batch, 1), 0);
     wait_until_held(1);
     die(); /* not committed */
     expect(1, -ECANCELED, 0, 1);
+    uint64_t chunks = fake.seen[OP_CHUNK];
     batch = new_batch(topic);
     add_large(batch, 4);
-    fake_pause(&fake);
-    fake.hold_writes = true;
-    fake_resume(&fake);
+    hold_the_rest(chunks);
     cr_assert_eq(submit(batch, 2), 0);
     wait_until_held(1);
     fake_pause(&fake);

@@ -111,7 +111,7 @@ static void *kill_and_start(void *argument)
         random ^= random << 13, random ^= random >> 7, random ^= random << 17;
         while (killer->progress < until && !killer->failed)
             sched_yield();
-        end_broker(SIGKILL);
+        end_broker(round % 4 == 3 ? SIGTERM : SIGKILL);
         if (!start_broker())
             killer->failed = true;
     }
