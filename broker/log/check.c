@@ -15,6 +15,11 @@
 
 #define CHECK_BYTES (2u * GROUP_MAX)
 
+struct topic_name {
+    uint32_t id;
+    char name[MAX_TOPIC_NAME + 1];
+};
+
 struct check {
     struct io *io;
     void (*found)(void *context, const struct finding *finding);
@@ -24,14 +29,36 @@ struct check {
     struct store_list list;
     uint8_t store_id[16];
     uint8_t *buffer;
-    char (*names)[MAX_TOPIC_NAME + 1]; /* by topic id, as catalogue frames and checkpoints tell */
-    uint32_t names_room;
+    struct topic_name *names; /* by id, as catalogue frames and checkpoints tell */
+    uint32_t name_count, name_room;
     const struct store_file *file; /* being walked */
     uint64_t from, to;             /* of it in the buffer */
     uint64_t next_group, proved;
     struct digest digest;
     bool resync; /* chain facts unknown until the next valid group */
 };
+
+/* By id: ids rise along the log and in a checkpoint, so a new one nearly always goes to the end. */
+static uint32_t name_place(const struct check *c, uint32_t id)
+{
+    uint32_t low = 0, high = c->name_count;
+    if (high > 0 && c->names[high - 1].id < id)
+        return high;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (c->names[middle].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static const char *name_of(const struct check *c, uint32_t id)
+{
+    uint32_t at = name_place(c, id);
+    return at < c->name_count && c->names[at].id == id ? c->names[at].name : "";
+}
 
 static void tell(struct check *c, enum finding_kind kind, uint64_t offset, const struct frame_header *frame,
                  const char *text)
@@ -44,7 +71,7 @@ static void tell(struct check *c, enum finding_kind kind, uint64_t offset, const
         .file = name,
         .segment = c->file != NULL ? c->file->header.number : 0,
         .offset = offset,
-        .topic = frame != NULL && frame->topic < c->names_room ? c->names[frame->topic] : "",
+        .topic = frame != NULL ? name_of(c, frame->topic) : "",
         .sequence = frame != NULL ? frame->first_sequence : 0,
         .batch = frame != NULL ? frame->number : 0,
         .text = text,
@@ -60,21 +87,20 @@ static void tell(struct check *c, enum finding_kind kind, uint64_t offset, const
 
 static int name_topic(struct check *c, uint32_t id, const char *name, size_t length)
 {
-    if (id >= UINT32_MAX / 2 || length > MAX_TOPIC_NAME)
+    uint32_t at = name_place(c, id);
+    if (length > MAX_TOPIC_NAME || (at < c->name_count && c->names[at].id == id))
         return 0;
-    if (id >= c->names_room) {
-        uint32_t room = c->names_room == 0 ? 64 : c->names_room;
-        while (room <= id)
-            room *= 2;
-        char(*names)[MAX_TOPIC_NAME + 1] = realloc(c->names, room * sizeof *names);
+    if (c->name_count == c->name_room) {
+        uint32_t room = c->name_room == 0 ? 64 : c->name_room * 2;
+        struct topic_name *names = realloc(c->names, room * sizeof *names);
         if (names == NULL)
             return -ENOMEM;
-        memset(names + c->names_room, 0, (room - c->names_room) * sizeof *names);
         c->names = names;
-        c->names_room = room;
+        c->name_room = room;
     }
-    memcpy(c->names[id], name, length);
-    c->names[id][length] = 0;
+    memmove(&c->names[at + 1], &c->names[at], (c->name_count++ - at) * sizeof *c->names);
+    c->names[at] = (struct topic_name){.id = id};
+    memcpy(c->names[at].name, name, length);
     return 0;
 }
 

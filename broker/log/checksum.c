@@ -4,9 +4,9 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-struct seed seed_from_salt(const uint64_t salt[2])
+struct sum_seed seed_from_salt(const uint64_t salt[2])
 {
-    return (struct seed){
+    return (struct sum_seed){
         .crc = (uint32_t)(salt[0] ^ (salt[0] >> 32)),
         .digest = salt[1],
     };
@@ -30,7 +30,7 @@ uint32_t crc32c(uint32_t seed, const void *data, size_t length)
     return seed;
 }
 
-struct digest digest_of(struct seed seed, const void *data, size_t length)
+struct digest digest_of(struct sum_seed seed, const void *data, size_t length)
 {
     XXH128_hash_t hash = XXH3_128bits_withSeed(data, length, seed.digest);
     return (struct digest){.low = hash.low64, .high = hash.high64};

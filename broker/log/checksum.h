@@ -7,14 +7,14 @@
 
 #include "format.h"
 
-struct seed {
+struct sum_seed {
     uint32_t crc;
     uint64_t digest;
 };
 
-struct seed seed_from_salt(const uint64_t salt[2]);
+struct sum_seed seed_from_salt(const uint64_t salt[2]);
 uint32_t crc32c(uint32_t seed, const void *data, size_t length);
-struct digest digest_of(struct seed seed, const void *data, size_t length);
+struct digest digest_of(struct sum_seed seed, const void *data, size_t length);
 
 static inline bool digest_equal(struct digest a, struct digest b)
 {

@@ -21,7 +21,7 @@ void frame_copy_payload(void *frame, uint32_t entries, const void *payload, uint
     memset(padding, 0, (size_t)(to - padding));
 }
 
-void frame_fill(struct frame_header *frame, struct seed seed)
+void frame_fill(struct frame_header *frame, struct sum_seed seed)
 {
     const uint8_t *table = (const uint8_t *)frame + sizeof *frame;
     frame->table_crc = crc32c(seed.crc, table, frame->header_bytes - sizeof *frame);
@@ -84,7 +84,7 @@ enum group_verdict group_check_header(const void *block, const struct segment_id
     return GROUP_VALID;
 }
 
-static bool frame_check_fixed(const struct frame_header *frame, uint64_t available, struct seed seed)
+static bool frame_check_fixed(const struct frame_header *frame, uint64_t available, struct sum_seed seed)
 {
     if (available < sizeof *frame || frame->magic != FRAME_MAGIC ||
         frame->crc != crc32c(seed.crc, frame, offsetof(struct frame_header, crc)))
@@ -99,7 +99,7 @@ static bool frame_check_fixed(const struct frame_header *frame, uint64_t availab
     return frame->header_bytes <= available && frame->payload_bytes <= available - frame->header_bytes;
 }
 
-bool frame_check(const void *at, uint64_t available, struct seed seed, bool payload)
+bool frame_check(const void *at, uint64_t available, struct sum_seed seed, bool payload)
 {
     const struct frame_header *frame = at;
     if (!frame_check_fixed(frame, available, seed))

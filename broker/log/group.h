@@ -19,7 +19,7 @@ struct segment_identity {
     uint64_t epoch;
     uint64_t epoch_nonce;
     uint32_t block;
-    struct seed seed;
+    struct sum_seed seed;
 };
 
 /* Bytes from the frame's start to its payload, and of the whole frame. */
@@ -45,7 +45,7 @@ static inline struct entry_record *frame_records(void *frame)
 void frame_copy_payload(void *frame, uint32_t entries, const void *payload, uint32_t payload_bytes);
 /* Same, sum only: the payload is in place already. Seeded sums are made when the group is sealed for a
  * segment. */
-void frame_fill(struct frame_header *frame, struct seed seed);
+void frame_fill(struct frame_header *frame, struct sum_seed seed);
 /* Header of a group whose frames are filled and start at sizeof(struct group_header); zeroes the padding. */
 struct group_facts {
     uint64_t number, offset, durable_upto, time_ns;
@@ -72,7 +72,7 @@ enum group_verdict group_check_body(const uint8_t *group, const struct group_hea
 
 /* One frame of which `available` bytes are at hand: checks fixed header, table, and with `payload` all
  * pieces. False: damaged. */
-bool frame_check(const void *frame, uint64_t available, struct seed seed, bool payload);
+bool frame_check(const void *frame, uint64_t available, struct sum_seed seed, bool payload);
 
 /* Steps over the frames of a checked group. NULL at the end. */
 const struct frame_header *group_next_frame(const uint8_t *group, const struct group_header *header,

@@ -42,6 +42,9 @@ int restore_checkpoint(struct log *log, const struct checkpoint_view *view, stru
     int error = restore_topics(log, view, &at, err);
     if (error != 0)
         return error;
+    if (view->header.next_topic > log->next_topic && view->header.next_topic - log->next_topic > ID_GAP_MOST)
+        return error_set(err, -EBADMSG, "store %s: checkpoint: next topic id %u makes no sense",
+                         log->io->folder, view->header.next_topic);
     if (log->next_topic < view->header.next_topic)
         log->next_topic = view->header.next_topic;
     struct checkpoint_producer p;

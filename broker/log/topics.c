@@ -249,8 +249,9 @@ int topic_assign_id(struct log *log, struct topic *topic)
 int topic_restore(struct log *log, uint32_t id, uint8_t level, uint32_t uid, const char *name, size_t length,
                   uint64_t next)
 {
-    if (id == 0 || id >= UINT32_MAX / 2 || level < LEVEL_ACCEPTED || level > LEVEL_DURABLE || next == 0 ||
-        !topic_name_valid(name, length) || topic_by_id(log, id) != NULL || find(log, name, length) != NULL)
+    if (id == 0 || (id > log->next_topic && id - log->next_topic > ID_GAP_MOST) || level < LEVEL_ACCEPTED ||
+        level > LEVEL_DURABLE || next == 0 || !topic_name_valid(name, length) ||
+        topic_by_id(log, id) != NULL || find(log, name, length) != NULL)
         return -EBADMSG;
     struct topic *t;
     int error = create(log, name, length, level, uid, &t);

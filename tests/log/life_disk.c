@@ -133,7 +133,7 @@ struct digests {
 static void digest_one(const char *name, void *context)
 {
     struct digests *d = context;
-    struct seed seed = {.digest = 7};
+    struct sum_seed seed = {.digest = 7};
     struct stat facts;
     cr_assert_eq(stat(file_path(d->life, name), &facts), 0);
     size_t size = (size_t)facts.st_size;

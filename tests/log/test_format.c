@@ -236,7 +236,7 @@ Test(format, digests_of_headers_that_differ_in_one_bit_differ)
         cr_assert(!digest_equal(before, digest_of(m.identity.seed, m.bytes, sizeof(struct group_header))));
         m.bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
-    struct seed other = identity_make(5).seed;
+    struct sum_seed other = identity_make(5).seed;
     cr_assert(!digest_equal(before, digest_of(other, m.bytes, sizeof(struct group_header))));
 }
 
