@@ -276,6 +276,12 @@ int walrus__attempt_welcome(struct attempt *a, bool *refused)
         return error_set(a->err, -ECONNREFUSED, "%s: the broker hung up during the handshake: see its log",
                          a->path);
     unsigned count = take_fds(&message, a->fds);
+    if ((message.msg_flags & MSG_CTRUNC) != 0 && count < FD_COUNT)
+        return error_set(
+            a->err, -EMFILE,
+            "%s: this process has no file descriptors left for the broker's: close some, or raise "
+            "its RLIMIT_NOFILE",
+            a->path);
     if ((size_t)n != sizeof *w || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 ||
         w->magic != MESSAGE_MAGIC)
         return error_set(a->err, -EPROTO,

@@ -124,7 +124,7 @@ int walrus__reconnect_init(struct walrus *handle, const struct attempt *attempt,
     again->attempt.hello.flags &= ~(uint32_t)HELLO_TAKE_OVER;
     walrus__attempt_begin(&again->attempt);
     again->patience = reconnect_ns != 0 ? reconnect_ns : DEFAULT_PATIENCE;
-    again->welcome_ns = timeout_ns != 0 ? timeout_ns : DEFAULT_WELCOME;
+    again->welcome_ns = timeout_ns > 0 ? timeout_ns : DEFAULT_WELCOME; /* who is silent is called again */
     again->pause = FIRST_PAUSE;
     remember_producer(handle);
     again->kept = calloc(handle->queue_entries, sizeof *again->kept);

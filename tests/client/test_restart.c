@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -398,6 +399,44 @@ Test(restart, a_producer_below_durable_goes_on_and_is_told_what_was_lost)
     cr_assert(there == answered || lost > 0);
     walrus_close(reader);
     walrus_close(p.handle);
+}
+
+/* ----------------------------------------------------------------------------------- descriptors */
+
+/* At the limit of descriptors nothing can be connected; below it, it goes on. */
+Test(restart, a_process_without_descriptors_connects_again_when_it_has_some)
+{
+    walrus *handle = connect_with((struct walrus_connect_options){.flags = WALRUS_RECONNECT});
+    int fd = walrus_fd(handle);
+    cr_assert_eq(walrus_append_for_topic(handle, "t", "1", 1, NULL, NULL), 0, "%s", walrus_error(handle));
+    end_broker(SIGKILL);
+    cr_assert(start_broker());
+    struct rlimit limit, low;
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    for (rlim_t more = 0; more < 6;
+         more++) { /* the socket, then some of the five that come with the welcome */
+        int next = dup(fd);
+        close(next);
+        low = (struct rlimit){.rlim_cur = (rlim_t)next + more, .rlim_max = limit.rlim_max};
+        cr_assert_eq(setrlimit(RLIMIT_NOFILE, &low), 0);
+        for (int turns = 0; turns < 4; turns++) {
+            struct walrus_completion c;
+            struct pollfd ready = {.fd = fd, .events = POLLIN};
+            cr_assert_eq(poll(&ready, 1, 20000), 1);
+            cr_assert_eq(walrus_reap(handle, &c, 1), 0, "%s", walrus_error(handle));
+        }
+        struct walrus *none;
+        struct walrus_connect_options options = {
+            .size = sizeof options, .socket_path = path, .error = words, .error_size = sizeof words};
+        cr_assert_eq(walrus_connect(&none, &options), -EMFILE, "%s", words);
+    }
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    cr_assert_eq(walrus_append_for_topic(handle, "t", "2", 1, NULL, NULL), 0, "%s", walrus_error(handle));
+    struct walrus_info info = {.size = sizeof info};
+    cr_assert_eq(walrus_get_info(handle, &info), 0);
+    cr_assert_eq(info.reconnects, 1);
+    cr_assert_eq(walrus_fd(handle), fd);
+    walrus_close(handle);
 }
 
 /* ---------------------------------------------------------------------------------------- reader */
