@@ -92,7 +92,7 @@ static int close_batch(struct piped *piped)
     int code = settle(piped);
     if (code != EXIT_DONE)
         return code;
-    struct walrus_submit_options options = {.size = sizeof options};
+    struct walrus_submit_options options = {.size = sizeof options, .queue = piped->append->queue};
     int rc = walrus_batch_submit(piped->open, &options);
     if (rc == -EAGAIN)
         return fail(piped, rc);
@@ -108,7 +108,12 @@ static int close_batch(struct piped *piped)
 
 static int try_line(struct piped *piped, const char *data, size_t length)
 {
-    int rc = piped->open != NULL ? 0 : walrus_batch_begin(piped->append->topic, &piped->open);
+    int rc = 0;
+    if (piped->open == NULL) {
+        rc = walrus_batch_begin(piped->append->topic, &piped->open);
+        if (rc == 0 && piped->append->queue)
+            rc = walrus_batch_set_queue(piped->open, 1);
+    }
     return rc == 0 ? walrus_batch_add(piped->open, data, length) : rc;
 }
 
@@ -152,7 +157,7 @@ static int wait_for_input(struct piped *piped)
         int taken = piped->in_flight > 0 ? take_completion(piped) : 0;
         if (taken < 0)
             return -taken;
-        int rc = taken == 0 ? append_probe(append) : 0;
+        int rc = piped->in_flight == 0 ? append_probe(append) : 0;
         if (rc < 0)
             return fail(piped, rc);
     }
@@ -179,7 +184,8 @@ static int pump(struct piped *piped)
     }
     int code = settle(piped);
     if (code == EXIT_DONE && !piped->lines.ended)
-        code = append_interrupted(piped->append, piped->lines.end - piped->lines.start);
+        code =
+            append_interrupted(piped->append, piped->lines.end > piped->lines.start ? UNFINISHED_LINE : "");
     return code;
 }
 

@@ -18,8 +18,8 @@ static void parse_argument(struct common *common, const char *arg, struct argp_s
         argp_error(state, "takes no argument; '%s' is one", arg);
     if (state->arg_num > 0)
         argp_error(state, "one topic only; '%s' is one too many", arg);
-    if (topic_name_problem(arg) != NULL)
-        argp_error(state, "%s", topic_name_problem(arg));
+    if (name_problem(arg) != NULL)
+        argp_error(state, "a topic's name %s", name_problem(arg));
     common->topic = arg;
 }
 
@@ -92,17 +92,17 @@ bool parse_number(const char *text, uint64_t least, uint64_t most, uint64_t *val
     return true;
 }
 
-const char *topic_name_problem(const char *name)
+const char *name_problem(const char *name)
 {
     size_t length = strlen(name);
     if (length == 0)
-        return "a topic's name has at least 1 byte";
+        return "has at least 1 byte";
     if (length > WALRUS_MAX_TOPIC_NAME)
-        return "a topic's name has at most 255 bytes";
+        return "has at most 255 bytes";
     for (size_t i = 0; i < length; i++) {
         unsigned char byte = (unsigned char)name[i];
         if (byte < 0x20 || byte == 0x7f)
-            return "a topic's name has no control characters";
+            return "has no control characters";
     }
     return NULL;
 }
@@ -155,9 +155,15 @@ const char *failure_words(int error, uint8_t reason)
     case -EINVAL:
         return "over a limit (2000 entries or 10 GiB in a batch)";
     case -EIO:
-        return "the device failed; the batch is rolled back and never will appear: see the broker's messages";
+        return "the device failed; the batch is rolled back and never will appear: see the broker's "
+               "messages";
     case -ECANCELED:
-        return "the broker dropped the batch because it was idle for too long";
+        return "the broker dropped the batch: it was idle for too long, or the connection was lost: try "
+               "again";
+    case -ETIMEDOUT:
+        return "the broker did not take it in time: try again";
+    case -ESTALE:
+        return "another program took this producer over: stop";
     case -ESHUTDOWN:
         return "the broker is stopping: try again when it is back";
     case -ECONNRESET:
@@ -177,14 +183,18 @@ const char *failure_words(int error, uint8_t reason)
     }
 }
 
-int connect_to_broker(const char *command, const struct common *common, walrus **handle)
+int connect_to_broker(const char *command, const struct common *common,
+                      const struct walrus_connect_options *more, walrus **handle)
 {
     char words[512] = "";
-    struct walrus_connect_options options = {.size = sizeof options,
-                                             .socket_path = common->socket_path,
-                                             .instance = common->instance,
-                                             .error = words,
-                                             .error_size = sizeof words};
+    struct walrus_connect_options options = {0};
+    if (more != NULL)
+        options = *more;
+    options.size = sizeof options;
+    options.socket_path = common->socket_path;
+    options.instance = common->instance;
+    options.error = words;
+    options.error_size = sizeof words;
     int rc = walrus_connect(handle, &options);
     if (rc == 0)
         return EXIT_DONE;

@@ -53,12 +53,15 @@ int exit_code_of(int error);
  * */
 const char *failure_words(int error, uint8_t reason);
 
-/* Connects or complains; returns an exit code, EXIT_DONE with *handle set. */
-int connect_to_broker(const char *command, const struct common *common, walrus **handle)
+/* Connects, with more options (NULL: none), or complains; returns an exit code, EXIT_DONE with *handle set.
+ */
+int connect_to_broker(const char *command, const struct common *common,
+                      const struct walrus_connect_options *more, walrus **handle)
     __attribute__((warn_unused_result));
 
-/* NULL if `name` can be a topic's name, else what is wrong with it. */
-const char *topic_name_problem(const char *name);
+/* NULL if `name` can be a topic's or a producer's name, else what is wrong with it, behind "a topic's name"
+ * or the like. */
+const char *name_problem(const char *name);
 
 /* A whole decimal number from `least` to `most`; false for anything else. */
 bool parse_number(const char *text, uint64_t least, uint64_t most, uint64_t *value)
@@ -78,8 +81,8 @@ int json_set_bytes(json_t *object, const char *key, const char *data, size_t len
 bool print_json(json_t *value);
 
 /* Everything printed is out: EXIT_DONE; quietly EXIT_DONE as well if nobody reads any more (EPIPE: that is
- * how `| head` ends us); else a complaint and EXIT_FAILED. To be called at the end, or at once after printing
- * failed, while errno says why. */
+ * how `| head` ends us); else a complaint and EXIT_FAILED. To be called at the end, or at once after
+ * printing failed, while errno says why. */
 int finish_output(const char *command);
 
 #endif

@@ -45,8 +45,8 @@ static void print_help(void)
            "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 try again (busy, short of memory, disk full).\n");
 }
 
-/* A descriptor 0, 1 or 2 that is closed would be given to the broker's socket, and output would go there. The
- * substitutes cannot be written (0, 1) or swallow (2), so that a closed standard output is an error when
+/* A descriptor 0, 1 or 2 that is closed would be given to the broker's socket, and output would go there.
+ * The substitutes cannot be written (0, 1) or swallow (2), so that a closed standard output is an error when
  * something is printed. */
 static bool standard_descriptors_open(void)
 {

@@ -1,9 +1,9 @@
 /* read.c: `walrus read`: a topic's entries, as lines or JSON.
  *
- * Reads until nothing is there at the next sequence. With --follow the next read then waits in the broker (no
- * polling) after what was printed so far has been flushed. A thread that sleeps until nobody reads our output
- * any more ends a waiting follower; without it `walrus read --follow T | head -1` would stay until the next
- * entry. */
+ * Reads until nothing is there at the next sequence. With --follow the next read then waits in the broker
+ * (no polling) after what was printed so far has been flushed. A thread that sleeps until nobody reads our
+ * output any more ends a waiting follower; without it `walrus read --follow T | head -1` would stay until
+ * the next entry. */
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -204,7 +204,7 @@ int command_read(int argc, char **argv)
         "An unknown topic is exit code 1, a sequence beyond the end prints nothing."};
     parse_arguments(argc, argv, &own, &reading.common);
     walrus *handle = NULL;
-    int code = connect_to_broker(NAME, &reading.common, &handle);
+    int code = connect_to_broker(NAME, &reading.common, NULL, &handle);
     if (code != EXIT_DONE)
         return code;
     if (reading.follow)

@@ -60,7 +60,7 @@ int command_topics(int argc, char **argv)
     struct common common = {.takes_json = true};
     parse_arguments(argc, argv, &own, &common);
     walrus *handle = NULL;
-    int code = connect_to_broker(NAME, &common, &handle);
+    int code = connect_to_broker(NAME, &common, NULL, &handle);
     if (code != EXIT_DONE)
         return code;
     code = list(&common, handle);

@@ -3,14 +3,17 @@
  * memory. The environment steers it:
  *
  *   FAKE_FILE            committed batches are written there: "N\n" (lines), then LENGTH:DATA\n for each
+ *   FAKE_NOTES=1         the options of the connection and of each batch, too: see note()
  *   FAKE_FAIL_BATCH=K    batch number K (from 1) ...
- *   FAKE_CODE=C          ... ends with -C
- *   FAKE_WHERE=W         "completion" (default), "submit", "add" (its first line), "begin", "open", "connect"
- *   FAKE_LATE=1          completions can be reaped only after a wait, never at once
- *   FAKE_ONCE=1          the failure clears after one time (add, begin)
- *   FAKE_GREET=1         says "connected" on stdout, so that a test knows
+ *   FAKE_CODE=C          ... ends with -C; FAKE_ALL=1: each batch from it on
+ *   FAKE_WHERE=W         "completion" (default), "submit", "add" (its first line), "begin", "open",
+ * "connect", "blocking" (the call that sends lines again), "late" (the same, by a completion), "read",
+ * "query" FAKE_LATE=1          completions can be reaped only after a wait, never at once FAKE_ONCE=N the
+ * failure clears after N times FAKE_LAST=N          the producer's last number; FAKE_COUNT=N: the lines that
+ * it has, "entry 1", ... FAKE_GREET=1         says "connected" on stdout, so that a test knows
  *   FAKE_ENTRIES=N       a read finds N entries; FAKE_BINARY=1: they are not UTF-8 */
 #include <errno.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,12 +71,26 @@ static int number_of(const char *name)
 static int failure(walrus *handle, const char *where, int batch)
 {
     const char *wanted = getenv("FAKE_WHERE");
-    if (number_of("FAKE_FAIL_BATCH") != batch || strcmp(wanted != NULL ? wanted : "completion", where) != 0)
+    int first = number_of("FAKE_FAIL_BATCH");
+    bool meant = batch == first || (number_of("FAKE_ALL") != 0 && batch > first);
+    if (!meant || strcmp(wanted != NULL ? wanted : "completion", where) != 0)
         return 0;
-    if (number_of("FAKE_ONCE") != 0 && handle->failures > 0)
+    if (number_of("FAKE_ONCE") != 0 && handle->failures >= number_of("FAKE_ONCE"))
         return 0;
     handle->failures++;
     return -number_of("FAKE_CODE");
+}
+
+static void note(const walrus *handle, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void note(const walrus *handle, const char *format, ...)
+{
+    va_list list;
+    if (handle->file == NULL || number_of("FAKE_NOTES") == 0)
+        return;
+    va_start(list, format);
+    vfprintf(handle->file, format, list);
+    va_end(list);
+    fflush(handle->file);
 }
 
 const char *walrus_version(void)
@@ -95,6 +112,9 @@ int walrus_connect(walrus **handle, const struct walrus_connect_options *options
     fake->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     fake->file = getenv("FAKE_FILE") != NULL ? fopen(getenv("FAKE_FILE"), "a") : NULL;
     *handle = fake;
+    note(fake, "connect: producer %s, flags %u, reconnect %lld\n",
+         options->producer != NULL ? options->producer : "none", options->flags,
+         (long long)options->reconnect_ns);
     if (number_of("FAKE_GREET") != 0) {
         printf("connected\n");
         fflush(stdout);
@@ -153,6 +173,80 @@ int walrus_batch_begin(walrus_topic *topic, walrus_batch **batch)
     return 0;
 }
 
+uint64_t walrus_topic_last_number(const walrus_topic *topic)
+{
+    (void)topic;
+    return (uint64_t)number_of("FAKE_LAST");
+}
+
+int walrus_query(walrus_topic *topic, uint64_t number, struct walrus_receipt *receipt)
+{
+    int rc = failure(topic->handle, "query", 1);
+    if (rc < 0)
+        return rc;
+    *receipt = (struct walrus_receipt){.number = number, .count = (uint64_t)number_of("FAKE_COUNT")};
+    receipt->first_sequence = receipt->count > 0 ? 1 : 0;
+    return 1;
+}
+
+int walrus_batch_set_queue(walrus_batch *batch, int queue)
+{
+    note(batch->handle, "set_queue: %d\n", queue);
+    return 0;
+}
+
+int walrus_batch_add_part(walrus_batch *batch, const void *data, size_t length, int more)
+{
+    int rc = batch->length == 0 ? failure(batch->handle, "add", batch->number) : 0;
+    if (rc < 0) {
+        snprintf(batch->handle->words, sizeof batch->handle->words, "fake words about the part");
+        return rc;
+    }
+    batch->text = realloc(batch->text, batch->length + length + 1);
+    if (batch->text == NULL)
+        abort();
+    if (length > 0)
+        memcpy(batch->text + batch->length, data, length);
+    batch->length += length;
+    if (!more)
+        batch->lines++;
+    return 0;
+}
+
+int walrus_batch_append_for_topic(walrus *handle, const char *topic, const struct walrus_slice *entries,
+                                  size_t count, const struct walrus_write_options *options,
+                                  struct walrus_receipt *receipt)
+{
+    (void)topic, (void)receipt;
+    int number = ++handle->batches;
+    int rc = failure(handle, "blocking", number);
+    int late = failure(handle, "late", number);
+    note(handle, "blocking: queue %u, number %llu, tries %u, deadline %lld\n", options->queue,
+         (unsigned long long)options->number, options->retry != NULL ? options->retry->max_tries : 0,
+         (long long)options->deadline_ns);
+    if (rc < 0) {
+        snprintf(handle->words, sizeof handle->words, "fake words about the write");
+        handle->batches -= rc == -ECANCELED; /* it is sent again */
+        return rc;
+    }
+    if (handle->file != NULL && late == 0) {
+        fprintf(handle->file, "%zu\n", count);
+        for (size_t i = 0; i < count; i++) {
+            fprintf(handle->file, "%zu:", entries[i].length);
+            fwrite(entries[i].data, 1, entries[i].length, handle->file);
+            fputc('\n', handle->file);
+        }
+        fflush(handle->file);
+    }
+    if (late == 0 && number_of("FAKE_LATE") == 0)
+        return 0;
+    handle->in_flight = true;
+    handle->waited = false;
+    handle->completion = (struct walrus_completion){.user_data = options->user_data, .result = late};
+    eventfd_write(handle->fd, 1);
+    return -EINPROGRESS;
+}
+
 int walrus_batch_add(walrus_batch *batch, const void *data, size_t length)
 {
     int rc = batch->lines == 0 ? failure(batch->handle, "add", batch->number) : 0;
@@ -184,6 +278,7 @@ int walrus_batch_submit(walrus_batch *batch, const struct walrus_submit_options 
     walrus *handle = batch->handle;
     if (handle->in_flight)
         abort(); /* `walrus append` has one batch in flight at most */
+    note(handle, "submit: queue %u, number %llu\n", options->queue, (unsigned long long)options->number);
     int rc = failure(handle, "submit", batch->number);
     if (rc == -EAGAIN)
         return rc;
@@ -227,7 +322,9 @@ int walrus_batch_read_for_topic(walrus *handle, const char *topic, uint64_t from
                                 const struct walrus_read_options *options, walrus_entries **entries)
 {
     uint64_t there = (uint64_t)number_of("FAKE_ENTRIES");
-    (void)handle;
+    int rc = failure(handle, "read", 1);
+    if (rc < 0)
+        return rc;
     if (strcmp(topic, "unknown") == 0)
         return -ENOENT;
     if (strcmp(topic, "damaged") == 0 && from > 1)

@@ -6,59 +6,9 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include "program.h"
+#include "faked.h"
 
-static char folder[64];
-static char record[128]; /* what the fake has committed */
-static char record_setting[160];
-
-static void make(void)
-{
-    folder_make(folder, sizeof folder);
-    snprintf(record, sizeof record, "%s/record", folder);
-    snprintf(record_setting, sizeof record_setting, "FAKE_FILE=%s", record);
-}
-
-static void clean(void)
-{
-    remove_folder(folder);
-}
-
-TestSuite(command_line, .init = make, .fini = clean, .timeout = 300);
-
-static void begin(struct child *child, const char *const *settings, const char *const *arguments)
-{
-    const char *all[16] = {program_path("WALRUS_TEST_FAKE")};
-    const char *environment[10] = {record_setting};
-    for (size_t i = 0; arguments[i] != NULL; i++)
-        all[i + 1] = arguments[i];
-    for (size_t i = 0; settings[i] != NULL; i++)
-        environment[i + 1] = settings[i];
-    struct start start = {.arguments = all, .environment = environment};
-    child_start(child, &start);
-}
-
-static void run_with(struct child *child, const char *const *settings, const char *input, size_t length,
-                     const char *const *arguments)
-{
-    begin(child, settings, arguments);
-    (void)child_write(child, input, length);
-    child_finish(child, LIMIT_MS);
-}
-
-#define none                             list_of(NULL)
-#define run(child, settings, input, ...) run_with(child, settings, input, strlen(input), list_of(__VA_ARGS__))
-
-static void expect_record(const struct child *child, const char *wanted, size_t length)
-{
-    static char got[1024];
-    int fd = open(record, O_RDONLY | O_CLOEXEC);
-    ssize_t count = fd < 0 ? 0 : read(fd, got, sizeof got - 1);
-    if (fd >= 0)
-        close(fd);
-    expect(count == (ssize_t)length && memcmp(got, wanted, length) == 0, NULL, child, "committed is: %.*s",
-           (int)count, got);
-}
+TestSuite(command_line, .init = faked_make, .fini = faked_clean, .timeout = 300);
 
 /* -------------------------------------------------------------------------------- append */
 
@@ -67,7 +17,7 @@ Test(command_line, append_makes_every_line_an_entry_and_every_n_lines_a_batch)
     struct child child;
     static const char input[] = "a\n\nb\0c\n\n\nlast";
     static const char wanted[] = "2\n1:a\n0:\n2\n3:b\0c\n0:\n2\n0:\n4:last\n";
-    run_with(&child, none, input, sizeof input - 1, list_of("append", "t", "--batch", "2"));
+    faked_run(&child, none, input, sizeof input - 1, list_of("append", "t", "--batch", "2"));
     expect_end(NULL, &child, 0, NULL);
     expect_record(&child, wanted, sizeof wanted - 1);
     child_free(&child);
@@ -78,7 +28,7 @@ Test(command_line, append_of_nothing_commits_nothing)
     struct child child;
     run(&child, none, "", "append", "t");
     expect_end(NULL, &child, 0, NULL);
-    cr_assert(access(record, F_OK) != 0 || !file_contains(record, "\n"));
+    cr_assert(access(faked_record, F_OK) != 0 || !file_contains(faked_record, "\n"));
     child_free(&child);
 }
 
@@ -90,9 +40,9 @@ Test(command_line, append_takes_lines_of_any_length)
     cr_assert(input != NULL);
     memset(input, 'x', length);
     memcpy(input + length, "\nz\n", 4);
-    run_with(&child, none, input, length + 3, list_of("append", "t"));
+    faked_run(&child, none, input, length + 3, list_of("append", "t"));
     expect_end(NULL, &child, 0, NULL);
-    cr_assert(file_contains(record, "2\n9437184:xxx") && file_contains(record, "xxx\n1:z\n"));
+    cr_assert(file_contains(faked_record, "2\n9437184:xxx") && file_contains(faked_record, "xxx\n1:z\n"));
     free(input);
     child_free(&child);
 }
@@ -100,12 +50,12 @@ Test(command_line, append_takes_lines_of_any_length)
 Test(command_line, append_closes_a_batch_after_a_silence)
 {
     struct child child;
-    begin(&child, none, list_of("append", "t", "--linger", "20"));
+    faked_begin(&child, none, list_of("append", "t", "--linger", "20"));
     cr_assert(child_write(&child, "a\nb\nhalf a li", 13));
     int64_t limit = clock_ms() + LIMIT_MS;
-    while (!file_contains(record, "2\n1:a\n1:b\n") && clock_ms() < limit)
+    while (!file_contains(faked_record, "2\n1:a\n1:b\n") && clock_ms() < limit)
         pause_ms(5);
-    expect(file_contains(record, "2\n1:a\n1:b\n"), NULL, &child, "the silence closed no batch");
+    expect(file_contains(faked_record, "2\n1:a\n1:b\n"), NULL, &child, "the silence closed no batch");
     cr_assert(child_write(&child, "ne\n", 3));
     child_finish(&child, LIMIT_MS);
     expect_end(NULL, &child, 0, NULL);
@@ -118,7 +68,7 @@ Test(command_line, append_reads_a_file)
 {
     struct child child;
     char path[128];
-    snprintf(path, sizeof path, "%s/input", folder);
+    snprintf(path, sizeof path, "%s/input", faked_folder);
     FILE *file = fopen(path, "w");
     cr_assert(file != NULL && fputs("one\ntwo", file) >= 0 && fclose(file) == 0);
     run(&child, none, "", "append", "--file", path, "t");
@@ -134,7 +84,7 @@ Test(command_line, append_says_which_file_it_cannot_read)
     expect_end(NULL, &child, 1,
                "cannot open /nowhere/at/all: No such file or directory; 0 lines are committed");
     child_free(&child);
-    run(&child, none, "", "append", "--file", folder, "t");
+    run(&child, none, "", "append", "--file", faked_folder, "t");
     expect_end(NULL, &child, 1, "Is a directory");
     child_free(&child);
 }
@@ -154,7 +104,7 @@ Test(command_line, append_that_is_ended_by_a_signal_commits_the_lines_it_has_rea
     };
     for (size_t i = 0; i < array_count(cases); i++) {
         struct child child;
-        begin(&child, list_of("FAKE_GREET=1"), list_of("append", "t", "--linger", "2000000000"));
+        faked_begin(&child, list_of("FAKE_GREET=1"), list_of("append", "t", "--linger", "2000000000"));
         cr_assert(child_await(&child, &child.output, "connected\n"));
         cr_assert(child_write(&child, cases[i].input, strlen(cases[i].input)) && child_await_read(&child));
         kill(child.pid, cases[i].number);
@@ -162,7 +112,7 @@ Test(command_line, append_that_is_ended_by_a_signal_commits_the_lines_it_has_rea
         expect_end(NULL, &child, 1, cases[i].words);
         expect_record(&child, cases[i].wanted, strlen(cases[i].wanted));
         child_free(&child);
-        unlink(record);
+        unlink(faked_record);
     }
 }
 
@@ -171,7 +121,7 @@ Test(command_line, append_whose_signal_was_ignored_ignores_it)
     struct child child;
     struct start start = {.arguments = list_of("/bin/sh", "-c", "trap '' INT; exec \"$0\" append t",
                                                program_path("WALRUS_TEST_FAKE")),
-                          .environment = list_of(record_setting, "FAKE_GREET=1")};
+                          .environment = list_of(faked_setting, "FAKE_GREET=1")};
     child_start(&child, &start);
     cr_assert(child_await(&child, &child.output, "connected\n"));
     kill(child.pid, SIGINT);
@@ -198,7 +148,7 @@ static void expect_failure(const char *code, const char *where, const char *late
            NULL, &child, "not one line on stderr");
     expect_record(&child, "3\n1:1\n1:2\n1:3\n3\n1:4\n1:5\n1:6\n", 28);
     child_free(&child);
-    unlink(record);
+    unlink(faked_record);
 }
 
 Test(command_line, append_exits_3_where_trying_again_helps_and_says_how_many_lines_are_committed)
@@ -251,7 +201,7 @@ Test(command_line, append_goes_on_when_the_batch_in_flight_held_what_was_missing
         expect_end(NULL, &child, 0, NULL);
         expect_record(&child, "1\n1:1\n1\n1:2\n1\n1:3\n", 18);
         child_free(&child);
-        unlink(record);
+        unlink(faked_record);
     }
 }
 
@@ -266,15 +216,6 @@ Test(command_line, append_passes_on_the_words_of_a_failed_connection)
 }
 
 /* -------------------------------------------------------------------------------- arguments */
-
-static void expect_usage(const char *const *arguments, const char *words)
-{
-    struct child child;
-    run_with(&child, none, "x\n", 2, arguments);
-    expect_end(NULL, &child, 2, words);
-    expect(child.output.length == 0 && access(record, F_OK) != 0, NULL, &child, "it did something");
-    child_free(&child);
-}
 
 Test(command_line, wrong_usage_exits_2)
 {
@@ -322,16 +263,6 @@ Test(command_line, topic_names_are_1_to_255_bytes_without_control_characters)
     child_free(&child);
     run(&child, none, "x\n", "append", "../\xff");
     expect_end(NULL, &child, 0, NULL);
-    child_free(&child);
-}
-
-Test(command_line, queue_is_refused_clearly_and_not_in_the_help)
-{
-    struct child child;
-    expect_usage(list_of("append", "t", "--queue"), "--queue is not in this version");
-    run(&child, none, "", "append", "--help");
-    expect_end(NULL, &child, 0, NULL);
-    cr_assert(strstr(child.output.data, "--queue") == NULL && strstr(child.output.data, "--linger") != NULL);
     child_free(&child);
 }
 
@@ -427,7 +358,7 @@ Test(command_line, read_prints_what_is_sound_before_it_stops_at_damage)
 Test(command_line, read_ends_quietly_when_nobody_reads_its_output)
 {
     struct child child;
-    begin(&child, list_of("FAKE_ENTRIES=100000000"), list_of("read", "t"));
+    faked_begin(&child, list_of("FAKE_ENTRIES=100000000"), list_of("read", "t"));
     cr_assert(child_await(&child, &child.output, "entry 3\n"));
     close(child.out);
     child.out = -1;

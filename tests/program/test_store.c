@@ -341,13 +341,16 @@ Test(store, a_data_folder_that_is_a_file_is_refused)
     child_free(&child);
 }
 
-/* FORMAT.md: bytes 8 to 11 of walrus.store are the version. */
-static void set_format_version(uint32_t version)
+/* FORMAT.md: bytes 8 to 11 of walrus.store are the version. Returns what it was. */
+static uint32_t set_format_version(uint32_t version)
 {
     char path[PATH_MAX + 32];
+    uint32_t before = 0;
     snprintf(path, sizeof path, "%s/walrus.store", place.store);
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    cr_assert(fd >= 0 && pwrite(fd, &version, sizeof version, 8) == sizeof version && close(fd) == 0);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    cr_assert(fd >= 0 && pread(fd, &before, sizeof before, 8) == sizeof before &&
+              pwrite(fd, &version, sizeof version, 8) == sizeof version && close(fd) == 0);
+    return before;
 }
 
 Test(store, a_store_of_a_newer_format_is_refused_and_kept)
@@ -356,14 +359,14 @@ Test(store, a_store_of_a_newer_format_is_refused_and_kept)
     broker_start(&place, NULL);
     expect_append("t", "a\n");
     cr_assert(broker_stop(&place) == 0);
-    set_format_version(99);
+    uint32_t version = set_format_version(99);
     broker_try(&place, &child, NULL);
     expect_end(&place, &child, 1, "version 99");
     child_free(&child);
     walrus(&place, &child, "", "check", place.store);
     expect_end(&place, &child, 1, "version 99");
     child_free(&child);
-    set_format_version(1);
+    (void)set_format_version(version);
     broker_start(&place, NULL);
     expect_topic("t", "a\n");
 }
