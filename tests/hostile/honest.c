@@ -18,6 +18,8 @@
 #define DEPTH           8u
 #define MOST_ENTRIES    12u
 #define ANSWER_LIMIT_NS (20 * SECOND)
+#define QUEUE_NS        (5 * MS) /* how long it waits for its turn on the shared topic */
+#define VISITS_PER_NAME 10u
 #define TOPICS          (OWN_TOPICS + 1)
 
 struct in_flight {
@@ -100,6 +102,10 @@ static int send_batch(struct honest *h, struct in_flight *slot)
         rc = walrus_batch_add(batch, entry, length);
     }
     struct walrus_submit_options options = {.size = sizeof options, .user_data = number};
+    if (topic == OWN_TOPICS && number % 8 == 0) {
+        options.queue = 1;
+        options.deadline_ns = QUEUE_NS;
+    }
     if (rc == 0)
         rc = walrus_batch_submit(batch, &options);
     if (rc == -EAGAIN) {
@@ -144,7 +150,7 @@ static bool take_answer(struct honest *h, const struct walrus_completion *answer
     bool own = slot->topic < OWN_TOPICS;
     /* A number that was refused is used again: what followed it in flight was refused with it. */
     bool order = answer->result == -EAGAIN && answer->receipt.reason == WALRUS_REASON_ORDER;
-    if (answer->result != 0 && (own || (answer->result != -EBUSY && !order)))
+    if (answer->result != 0 && (own || (answer->result != -EBUSY && answer->result != -ETIMEDOUT && !order)))
         return failed(h, own ? "a batch on its own topic was not taken" : "a batch on the shared topic",
                       answer->result);
     if (answer->result == 0 && (own ? record.first_sequence != h->next_sequence[slot->topic]
@@ -225,10 +231,13 @@ int honest_run(const struct place *place, struct shared *shared, uint64_t seed, 
 
 /* ------------------------------------------------------------------------------------- the visitor */
 
-/* Another connection of the honest user, made and closed again and again: the door must stay open. */
+/* Another connection of the honest user, made and closed again and again, now and then as a new producer: the
+ * door must stay open. */
 int visitor_run(const struct place *place, struct shared *shared, bool own_uid)
 {
-    while (__atomic_load_n(&shared->stop, __ATOMIC_ACQUIRE) == 0) {
+    for (unsigned visit = 0; __atomic_load_n(&shared->stop, __ATOMIC_ACQUIRE) == 0; visit++) {
+        char name[32];
+        snprintf(name, sizeof name, "visitor-%u", visit / VISITS_PER_NAME);
         char words[256] = "";
         walrus *handle = NULL;
         struct walrus_connect_options options = {.size = sizeof options,
@@ -236,6 +245,7 @@ int visitor_run(const struct place *place, struct shared *shared, bool own_uid)
                                                  .timeout_ns = ANSWER_LIMIT_NS,
                                                  .arena_bytes = MIN_ARENA_BYTES,
                                                  .window_bytes = MIN_WINDOW_BYTES,
+                                                 .producer = name,
                                                  .error = words,
                                                  .error_size = sizeof words};
         int rc = walrus_connect(&handle, &options);

@@ -1,5 +1,5 @@
-/* queues.c: row 27: what waits inside the broker: queued batches, refusals that are to be told, deadlines; and
- * row 28: as much right work as one user can do, against what all share. */
+/* queues.c: row 27: what waits inside the broker: queued batches, refusals that are to be told, deadlines;
+ * and row 28: as much right work as one user can do, against what all share. */
 #include "hostile.h"
 
 #include <unistd.h>
