@@ -47,7 +47,7 @@ struct memory {
     struct account *account;
     struct handshake *handshake; /* FILLING: who waits for it; NULL: nobody any more */
     enum memory_state state;
-    bool client_gone;
+    bool of_the_dead;
     int files[FILES]; /* -1: closed */
     uint64_t bytes[FILES];
     uint8_t *at[FILES]; /* NULL: not mapped */
@@ -82,7 +82,7 @@ static int fill(struct memory *memory, uint64_t most)
 
 static void give_back(struct memory *memory)
 {
-    if (memory->client_gone && memory->at[CLIENT_FILE] != NULL)
+    if (memory->of_the_dead && memory->at[CLIENT_FILE] != NULL)
         (void)madvise(memory->at[CLIENT_FILE], memory->bytes[CLIENT_FILE], MADV_REMOVE);
     for (int i = 0; i < FILES; i++) {
         if (memory->at[i] != NULL)
@@ -280,12 +280,12 @@ void memory_files_close(struct memory *memory)
     }
 }
 
-/* Its quota comes back, so whatever it kept of the client file must hold no memory of ours. Only if the
- * client has left: one that we have left, since the broker stops, sends what is in its arena again. (The
- * broker file is sealed against holes as against writing.) */
-void memory_client_gone(struct memory *memory)
+/* A child of it may have kept the files, and the quota comes back: let what it has of the client file be a
+ * hole. Never while the client lives: it may have hung up to connect once more, and to send again what is in
+ * its arena. (The broker file is sealed against holes as against writing.) */
+void memory_of_the_dead(struct memory *memory)
 {
-    memory->client_gone = true;
+    memory->of_the_dead = true;
 }
 
 void memory_drop(struct memory *memory)

@@ -136,6 +136,7 @@ static void process_ready(struct watch *watch, uint32_t events)
     struct session *session = container_of(watch, struct session, process);
     if (session->state != SESSION_LIVE)
         return;
+    session->dead = true;
     session->server->values.session_process_deaths++;
     session_leave(session);
 }
@@ -319,7 +320,6 @@ void session_leave(struct session *session)
     if (!session->server->stopping)
         session->final_tail = session->sq.mirror.p_tail;
     session->state = SESSION_LEAVING;
-    session->left = true;
     unwatch(session);
     read_end_all(session, -ECANCELED);
     session_activate(session); /* drained to the noted tail, then ended by drain.c */
@@ -382,8 +382,8 @@ static void session_free(struct session *session)
     session->account->queue -= session->sizes.queue_entries;
     close(session->doorbell.fd);
     close(session->signal.fd);
-    if (session->left)
-        memory_client_gone(session->memory);
+    if (session->dead)
+        memory_of_the_dead(session->memory);
     memory_drop(session->memory); /* and the account */
     free(session->topics);
     free(session->streams);

@@ -160,7 +160,7 @@ struct session {
     enum session_state state;
     bool active;    /* on server->active, else parked */
     bool touched;   /* on server->touched */
-    bool left;      /* by its client; it was LEAVING at some time */
+    bool dead;      /* its process has ended, and that was seen before the socket's end */
     bool settled;   /* LEAVING: its unfinished streams are rolled back */
     bool has_reads; /* on server->readers */
     uint32_t empty_turns;
@@ -410,8 +410,7 @@ void memory_files_close(struct memory *memory);
 /* Gives it back, now or later, and then, by account_release, what the account has of it and of the
  * connection. */
 void memory_drop(struct memory *memory);
-void memory_client_gone(
-    struct memory *memory); /* before memory_drop: what the client may have kept is empty */
+void memory_of_the_dead(struct memory *memory); /* before memory_drop: whoever has kept it has a hole */
 
 /* stream.c */
 struct stream_slot *stream_find(struct session *session, uint32_t number);

@@ -310,24 +310,6 @@ Test(hostile, g21_a_client_that_breaks_its_own_bell_hurts_nobody_else, .timeout 
     stop();
 }
 
-/* Memory that a client keeps after its end is its own from then on: it cannot collect ours, whose quota it
- * has back. */
-Test(hostile, g24_a_client_that_keeps_the_memory_of_its_connection_keeps_none_of_the_brokers)
-{
-    start();
-    struct stat st;
-    cr_assert_eq(fstat(bad.files[0], &st), 0);
-    cr_assert_geq(st.st_blocks * 512, st.st_size);
-    close(bad.socket);
-    rig_turn(&rig, 100);
-    cr_assert_eq(server_values(rig.server)->session_connections, 1);
-    cr_assert_eq(fstat(bad.files[0], &st), 0);
-    cr_assert_eq(st.st_blocks, 0, "the arena is a hole");
-    bad.arena[0] = 1; /* no SIGBUS: a page of its own */
-    bad.socket = client_dial(&rig);
-    stop();
-}
-
 /* Nobody takes its welcome out of the socket; its descriptors wait there. */
 Test(hostile, g21_clients_that_never_read_their_welcome_hold_nobody_up)
 {

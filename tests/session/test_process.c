@@ -1,6 +1,7 @@
 /* Clients that are real processes: killed, stopped, forked, of another user, handing over descriptors. */
 #include "harness.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/filter.h>
@@ -191,6 +192,29 @@ Test(process, g22_a_client_that_was_stopped_and_then_killed_is_over)
     rig_stop(&rig);
 }
 
+/* Blocks that the client files have which the process holds. */
+static long long kept_blocks(pid_t pid, int *files)
+{
+    char path[300], target[100];
+    long long blocks = 0;
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    DIR *folder = opendir(path);
+    cr_assert_not_null(folder);
+    const struct dirent *entry;
+    while ((entry = readdir(folder)) != NULL) {
+        struct stat st;
+        snprintf(path, sizeof path, "/proc/%d/fd/%s", (int)pid, entry->d_name);
+        ssize_t n = readlink(path, target, sizeof target - 1);
+        target[n > 0 ? n : 0] = '\0';
+        if (strstr(target, "walrus-client") == NULL || stat(path, &st) != 0)
+            continue;
+        blocks += st.st_blocks;
+        (*files)++;
+    }
+    closedir(folder);
+    return blocks;
+}
+
 Test(process, g22_a_killed_client_whose_child_keeps_its_descriptors_is_over)
 {
     rig_start(&rig, NULL, 0);
@@ -204,6 +228,9 @@ Test(process, g22_a_killed_client_whose_child_keeps_its_descriptors_is_over)
     TURN_UNTIL(values()->session_connections == 0);
     cr_assert_eq(values()->session_process_deaths, 1, "the socket is still open in the child");
     cr_assert_eq(kill(child, 0), 0);
+    int files = 0;
+    cr_assert_eq(kept_blocks(child, &files), 0, "the memory is back as well");
+    cr_assert_eq(files, 1, "what the child has is a hole");
     struct client client;
     struct hello hello = hello_named("mortal");
     cr_assert_eq(client_handshake(&rig, &client, &hello, sizeof hello), 0, "%s", client.welcome.text);
