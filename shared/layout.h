@@ -27,7 +27,7 @@
  *
  * Credit: descriptors submitted and not yet answered, plus answers not yet reaped, are never more than
  * queue_entries - 1. The library refuses with -EAGAIN before; a client that goes over it is ended. So a
- * completion never lacks a slot.
+ * completion never lacks a slot. A write with NOTIFY may have two: it counts twice until the first is reaped.
  *
  * Doorbell (client -> broker), per connection. `parked` is the broker's word:
  *

@@ -13,8 +13,8 @@
  * same. A full or blocking eventfd is the problem of io_signal_send, which never blocks and may let a signal
  * that is still on its way count as this one too.
  *
- * A refusal with the notify flag has two completions. The second is posted only if there is room beyond what is
- * owed (complete_has_room), or as the answer of its end.
+ * A refusal with the notify flag has two completions. TRY_NOW is posted only if there is room beyond what is
+ * owed (complete_has_room), so that a client which counts wrongly only waits; the answer of its end always is.
  *
  * Invariant: a completion's stage stamps are taken when the stage happened; signalled_ns when it is
  * posted. */
@@ -78,8 +78,8 @@ void complete_request(struct request *request, int result, uint8_t reason)
     request_free(request);
 }
 
-/* Towards the broker's count it is answered; the client keeps its credit until the second completion, so that
- * there is room for that once the client has reaped this one. */
+/* Towards the broker's count it is answered. The client keeps credit for the second one, and kept it for both
+ * from the start (layout.h). */
 void complete_first(struct request *request, int result, uint8_t reason)
 {
     post_answer(request, result, reason, COMPLETION_MORE);
