@@ -10,8 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define TURNS_AT_MOST 100000
-#define PATIENCE_NS   INT64_C(30000000000)
+#define PATIENCE_NS INT64_C(30000000000)
 
 int open_descriptors(void)
 {
@@ -309,7 +308,8 @@ bool client_pop(struct client *client, struct completion *out)
 struct completion client_answer(struct rig *rig, struct client *client)
 {
     struct completion completion;
-    for (int i = 0; i < TURNS_AT_MOST; i++) {
+    int64_t patience = io_now(rig->io) + PATIENCE_NS; /* some answers take their time; see queue.c */
+    while (io_now(rig->io) < patience) {
         if (client_pop(client, &completion))
             return completion;
         rig_turn(rig, 1);
