@@ -32,11 +32,12 @@
 #define STOP_LIMIT    (60 * SECOND)
 #define READY_LIMIT   (30 * SECOND)
 #define ATTACKER_FDS  8192u
-/* KiB of private memory: buffers up to --memory, topics, the index; a sanitizer keeps what is freed. */
+/* KiB of private memory: buffers up to --memory, requests up to --max-in-flight, topics, the index; a
+ * sanitizer keeps what is freed. */
 #if defined(__SANITIZE_ADDRESS__)
 #define MEMORY_SLACK (1024 << 10)
 #else
-#define MEMORY_SLACK (64 << 10)
+#define MEMORY_SLACK (192 << 10)
 #endif
 #define ATTACK_LIMIT 128u
 

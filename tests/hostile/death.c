@@ -170,7 +170,7 @@ static void expect_name_free(struct attacker *a, const char *name)
     int64_t end = now_ns() + FREE_LIMIT;
     int rc;
     while ((rc = raw_connect(a, &raw, &hello)) != 0 && !over(a)) {
-        if (rc != -EBUSY && rc != -EDQUOT && rc != -ETIME)
+        if (rc != -EBUSY && !raw_may_fail(rc))
             found(a, "the name of a dead producer: %s (%s)", strerror(-rc), raw.welcome.text);
         if (now_ns() >= end)
             found(a, "the name of a dead producer is not free: a child keeps its descriptors");

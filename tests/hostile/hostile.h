@@ -247,6 +247,8 @@ int raw_say(int fd, const void *bytes, size_t length, const int *fds, unsigned f
 int raw_connect(struct attacker *a, struct raw *raw, const struct hello *hello);
 /* The second half of it, over a socket on which a hello was said. */
 int raw_finish(struct attacker *a, struct raw *raw, int64_t limit_ns);
+/* Why a good hello may fail: quotas, a full backlog, a broker that is slow for a moment. */
+bool raw_may_fail(int rc);
 /* The same until it works or time is over (then false). */
 bool raw_connected(struct attacker *a, struct raw *raw);
 void raw_close(struct raw *raw);

@@ -31,7 +31,7 @@ void attack_take_name(struct attacker *a)
         int rc = raw_connect(a, &raw, &hello);
         if (rc == 0)
             found(a, "another user got the honest client's producer");
-        if (rc != -EACCES && rc != -EDQUOT && rc != -EAGAIN && rc != -ETIME && rc != -ECONNRESET)
+        if (rc != -EACCES && !raw_may_fail(rc))
             found(a, "another user who wants the honest client's name is answered %s", strerror(-rc));
         pause_ns(MS / 4);
     }
@@ -105,7 +105,7 @@ static bool numbered_connect(struct attacker *a, struct numbered *n, const char 
             if (n->topic != 0)
                 return true;
             raw_close(&n->raw);
-        } else if (rc != -EBUSY && rc != -EDQUOT && rc != -EAGAIN && rc != -ETIME && rc != -ECONNRESET) {
+        } else if (rc != -EBUSY && !raw_may_fail(rc)) {
             found(a, "one's own producer name: %s (%s)", strerror(-rc), n->raw.welcome.text);
         } else if (now_ns() >= end) {
             found(a, "one's own producer name is not to be had again: %s (%s)", strerror(-rc),

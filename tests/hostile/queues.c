@@ -16,6 +16,8 @@ static unsigned connect_all(struct attacker *a, struct raw *raws, uint32_t *topi
         while (raw_connect(a, &raws[i], &hello) != 0) {
             if (over(a))
                 return i;
+            if (hello.queue_entries > MIN_QUEUE_ENTRIES) /* as many as one user may have */
+                hello.queue_entries /= 2;
             pause_ns(MS);
         }
         topics[i] = raw_open(&raws[i], name);

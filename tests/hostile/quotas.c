@@ -7,12 +7,6 @@
 #define SHARED_ARENA (64u << 20)
 #define SHARED_RAWS  8u /* half a GiB: enough to feel, and this machine has other users */
 
-static bool is_refusal(int rc)
-{
-    return rc == -EDQUOT || rc == -EAGAIN || rc == -ETIME || rc == -ECONNRESET || rc == -EMFILE ||
-           rc == -ENFILE;
-}
-
 void attack_quota_connections(struct attacker *a)
 {
     struct raw *raws = calloc(MOST_RAWS, sizeof *raws);
@@ -26,7 +20,7 @@ void attack_quota_connections(struct attacker *a)
             count++;
             continue;
         }
-        if (!is_refusal(rc))
+        if (!raw_may_fail(rc))
             found(a, "connection %u: %s (%s)", count, strerror(-rc), raws[count].welcome.text);
         for (unsigned i = 0; i < 100 && count > 0; i++) {
             unsigned which = rng_below(&a->rng, count);
@@ -49,7 +43,7 @@ void attack_quota_shared(struct attacker *a)
         int rc = count < SHARED_RAWS ? raw_connect(a, &raws[count], &hello) : -EDQUOT;
         if (rc == 0)
             count++;
-        else if (!is_refusal(rc))
+        else if (!raw_may_fail(rc))
             found(a, "connection %u: %s (%s)", count, strerror(-rc), raws[count].welcome.text);
         else if (count > 0)
             raw_close(&raws[--count]);
@@ -127,7 +121,7 @@ void attack_quota_names(struct attacker *a)
             hello.flags = HELLO_PRODUCER;
         }
         int rc = raw_connect(a, &raw, &hello);
-        if (rc != 0 && !is_refusal(rc))
+        if (rc != 0 && !raw_may_fail(rc))
             found(a, "producer \"%s\": %s (%s)", name, strerror(-rc), raw.welcome.text);
         uint32_t topic = rc == 0 ? raw_open(&raw, "hostile-names") : 0;
         if (topic != 0) {

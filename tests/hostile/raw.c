@@ -170,13 +170,19 @@ int raw_connect(struct attacker *a, struct raw *raw, const struct hello *hello)
     return rc;
 }
 
+bool raw_may_fail(int rc)
+{
+    return rc == -EDQUOT || rc == -EAGAIN || rc == -ETIME || rc == -ECONNRESET || rc == -EMFILE ||
+           rc == -ENFILE || rc == -EPIPE;
+}
+
 bool raw_connected(struct attacker *a, struct raw *raw)
 {
     while (!over(a)) {
         int rc = raw_connect(a, raw, NULL);
         if (rc == 0)
             return true;
-        if (rc != -EDQUOT && rc != -EAGAIN && rc != -ETIME && rc != -ECONNRESET && rc != -EMFILE)
+        if (!raw_may_fail(rc))
             found(a, "a good hello was refused: %s (%s)", strerror(-rc), raw->welcome.text);
         pause_ns(MS);
     }
