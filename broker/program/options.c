@@ -61,7 +61,7 @@ static const struct argp_option argp_list[] = {
     {"max-connections", FIRST_KEY + MAX_CONNECTIONS, "N", 0,
      "Connections: 1 to 65536 (4096, or fewer if file descriptors are short)", 0},
     {"max-in-flight", FIRST_KEY + MAX_IN_FLIGHT, "N", 0,
-     "Requests in flight, the queues of all connections together: 16 to 16777216 (262144)", 0},
+     "Requests in flight, the queues of all connections together: 16 to 16777216 (1048576)", 0},
     {"max-shared", FIRST_KEY + MAX_SHARED, "BYTES", 0,
      "Arenas, windows and rings of all connections together: 1M to 1024G (half of the machine's memory)", 0},
     {"max-topics", FIRST_KEY + MAX_TOPICS, "N", 0, "Topics: 1 to 1048576 (65536)", 0},

@@ -223,7 +223,7 @@ static void fill_defaults(struct server_options *options)
     if (options->attach_ns == 0)
         options->attach_ns = 30 * NS_PER_SECOND;
     if (options->max_queue == 0)
-        options->max_queue = UINT64_C(262144);
+        options->max_queue = UINT64_C(1048576);
     if (options->max_queue_of_uid == 0)
         options->max_queue_of_uid = options->max_queue - options->max_queue / 4;
     if (options->max_batch_bytes == 0)

@@ -58,7 +58,7 @@ struct server_options {
     uint32_t max_connections_of_uid; /* 0 = three quarters of max_connections */
     uint64_t max_shared;        /* bytes of arenas, windows and rings; 0 = half of the machine's memory */
     uint64_t max_shared_of_uid; /* 0 = half of max_shared */
-    uint64_t max_queue;         /* entries in flight: of all rings together; 0 = 262,144 */
+    uint64_t max_queue;         /* entries in flight: of all rings together; 0 = 1,048,576 */
     uint64_t max_queue_of_uid;  /* 0 = three quarters of max_queue */
     uint64_t max_batch_bytes;   /* as the log has it, told to clients; 0 = MAX_BATCH_BYTES */
     const struct watermarks *watermarks; /* as the log has them; NULL: the server makes a few, all zero */
