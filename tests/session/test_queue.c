@@ -380,6 +380,94 @@ Test(queue, g21_a_front_that_finds_no_memory_stops_its_topic_and_no_session)
     finish();
 }
 
+/* The group is full, by a write of handle 3 to "u". */
+static void fill_memory(void)
+{
+    topics[3] = client_topic(&rig, &handles[3], "u");
+    rig.log.room = 1;
+    rig.log.hold_answers = true;
+    push(3, 1, 0);
+    settle();
+    cr_assert_eq(rig.log.taken, 1);
+}
+
+Test(queue, a_front_goes_behind_those_who_have_waited_for_memory_longer)
+{
+    start();
+    occupy(0, 1);
+    push(1, 1, DESCRIPTOR_QUEUE);
+    settle();
+    rig.log.room = 1;
+    topics[2] = client_topic(&rig, &handles[2], "u");
+    topics[3] = client_topic(&rig, &handles[3], "v");
+    push(2, 1, 0);
+    settle();
+    push(3, 1, 0);
+    settle();
+    cr_assert_eq(values()->session_held_writes, 2);
+    rig.log.hold_answers = false;
+    uint64_t second = expect(3, 1, 0).group;
+    cr_assert_lt(expect(2, 1, 0).group, second);
+    cr_assert_gt(expect(1, 1, 0).group, second);
+    finish();
+}
+
+Test(queue, a_write_held_for_memory_that_finds_its_topic_busy_then_waits_there_and_its_drain_goes_on)
+{
+    start();
+    fill_memory();
+    push(0, 1, 0);
+    settle();
+    push(1, 1, DESCRIPTOR_QUEUE);
+    settle();
+    cr_assert_eq(values()->session_held_writes, 2);
+    rig.log.taken = 0; /* room for one: a1 */
+    settle();
+    cr_assert_eq(values()->session_held_writes, 0);
+    cr_assert_eq(values()->session_queued_writes, 1);
+    client_topic(&rig, &handles[1], "x");
+    rig.log.hold_answers = false;
+    expect(0, 1, 0);
+    expect(1, 1, 0);
+    finish();
+}
+
+Test(queue, without_the_flag_busy_is_said_at_once_also_behind_those_who_wait_for_memory)
+{
+    start();
+    occupy(0, 1);
+    fill_memory();
+    push(3, 2, 0);
+    settle();
+    cr_assert_eq(values()->session_held_writes, 1);
+    push(1, 1, 0);
+    expect(1, 1, -EBUSY);
+    finish();
+}
+
+Test(queue, behind_its_own_ones_that_wait_for_memory_a_handle_is_not_refused)
+{
+    start();
+    occupy(0, 1);
+    push(1, 1, DESCRIPTOR_QUEUE);
+    settle();
+    rig.log.room = 1;
+    let_go();
+    rig.log.taken = 1;
+    rig.log.hold_answers = true;
+    settle();
+    cr_assert_eq(values()->session_held_writes, 1, "its front");
+    push(1, 2, 0);
+    expect_nothing(1, 40);
+    push(2, 1, 0);
+    expect(2, 1, -EBUSY);
+    rig.log.hold_answers = false;
+    expect(1, 1, 0);
+    expect(1, 2, 0);
+    expect_content("a1 b1 b2 ");
+    finish();
+}
+
 Test(queue, g21_waiting_batches_and_a_broker_without_memory_end_all)
 {
     start();

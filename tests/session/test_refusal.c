@@ -143,6 +143,76 @@ Test(refusal, g21_one_without_room_for_a_completion_is_passed_over_and_told_once
     finish();
 }
 
+/* With a group that takes long, the pause before the next one is told is the longest: a second. */
+static void pause_long(void)
+{
+    rig.server->group_ns = INT64_C(1000000000);
+}
+
+Test(refusal, nobody_else_is_told_before_the_pause_is_over_or_the_topic_becomes_free_again)
+{
+    start();
+    pause_long();
+    occupy(0, 1);
+    refused(1, 1);
+    refused(2, 1);
+    let_go();
+    expect_told(1, 1);
+    pause_long();
+    rig.log.refuse = -EBUSY; /* so that the topic is looked at once more */
+    rig.log.refuse_count = 1;
+    struct descriptor d = batch(3, 1, DESCRIPTOR_QUEUE);
+    d.op = OP_APPEND;
+    client_push(&handles[3], &d);
+    expect(3, 1, 0);
+    rig_turn(&rig, 2);
+    cr_assert_eq(values()->session_told, 1);
+    push(3, 2, 0);
+    expect(3, 2, 0); /* a batch: the topic was busy, and is free */
+    expect_told(2, 1);
+    finish();
+}
+
+Test(refusal, one_that_is_leaving_is_passed_over)
+{
+    start();
+    occupy(0, 1);
+    refused(1, 1);
+    refused(2, 1);
+    let_go();
+    session_leave(TAILQ_NEXT(TAILQ_FIRST(&rig.server->sessions), all));
+    pause_long();
+    rig_turn(&rig, 1);
+    struct completion completion;
+    cr_assert(client_pop(&handles[2], &completion));
+    cr_assert_eq(completion.flags, COMPLETION_TRY_NOW);
+    client_close(&handles[1]);
+    client_connect(&rig, &handles[1]);
+    finish();
+}
+
+Test(refusal, of_a_topic_that_is_free_already_is_followed_by_the_word_at_once)
+{
+    start();
+    rig.log.refuse = -EBUSY;
+    rig.log.refuse_reason = REASON_TOPIC;
+    rig.log.refuse_count = 1;
+    refused(1, 1);
+    expect_told(1, 1);
+    finish();
+}
+
+Test(refusal, many_refused_streams_leave_room_for_another)
+{
+    start_with(NULL, 256, NULL);
+    occupy(0, 1);
+    for (uint32_t stream = 1; stream <= MAX_STREAMS_OPEN + 1; stream++) {
+        push_chunk(1, stream, 0, DESCRIPTOR_FIRST | DESCRIPTOR_LAST | DESCRIPTOR_NOTIFY);
+        expect(1, 1000 * stream, -EBUSY);
+    }
+    finish();
+}
+
 Test(refusal, the_estimate_grows_with_those_who_wait_and_with_the_time_of_a_group)
 {
     start();
@@ -188,6 +258,9 @@ Test(deadline, one_that_has_passed_is_not_admitted_and_a_later_one_is)
     expect(0, 3, 0);
     cr_assert_eq(rig.log.writes_seen, 1, "the log never saw the others");
     cr_assert_eq(values()->session_timed_out, 2);
+    occupy(1, 1);
+    push_until(0, 4, 0, 1);
+    expect(0, 4, -ETIMEDOUT); /* more to the point than that its topic is busy */
     finish();
 }
 
@@ -206,6 +279,19 @@ Test(deadline, in_the_queue_it_ends_the_wait_and_those_behind_keep_their_places)
     expect(1, 1, 0);
     expect(1, 3, 0);
     expect_content("a1 b1 b3 ");
+    finish();
+}
+
+Test(deadline, of_a_write_that_was_taken_in_time_is_forgotten)
+{
+    start();
+    occupy(0, 1);
+    push_until(1, 1, DESCRIPTOR_QUEUE, INT64_MAX - 1);
+    settle();
+    cr_assert_eq(deadline_next(rig.server), INT64_MAX - 1);
+    let_go();
+    expect(1, 1, 0);
+    cr_assert_eq(deadline_next(rig.server), INT64_MAX);
     finish();
 }
 
