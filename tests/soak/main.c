@@ -141,6 +141,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 's':
         soak->is_short = true;
         return 0;
+    case 'M':
+        soak->no_memory = true;
+        return 0;
     case 'j':
         soak->jobs = arg;
         return 0;
@@ -203,6 +206,8 @@ int main(int argc, char **argv)
          0},
         {"short", 's', NULL, 0, "Each job in a few seconds", 0},
         {"job", 'j', "NAME,...", 0, "Only these", 0},
+        {"no-memory", 'M', NULL, 0,
+         "Do not compare the broker's memory: for sanitizers, which keep what is freed", 0},
         {"list", 'l', NULL, 0, "Show the jobs", 0},
         {"folder", 'd', "DIR", 0, "Where the stores are made (default /var/tmp)", 0},
         {"seed", 'r', "N", 0, "Of everything random (default: the time)", 0},

@@ -28,6 +28,7 @@ struct soak {
     const char *folder;  /* where the jobs' folders are made */
     const char *jobs;    /* names with commas, or NULL: all */
     bool is_short;
+    bool no_memory; /* is compared: sanitizers keep what is freed */
     bool list;
     double minutes;
     uint64_t seed;
