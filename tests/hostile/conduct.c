@@ -235,6 +235,8 @@ static int start_attacker(struct episode *e, const struct attack *attack, int64_
 static int end_attacker(struct episode *e, struct child *child, int64_t patience_end, struct error *err)
 {
     siginfo_t info = {0};
+    if (child->attack->run == attack_fork_keeps)
+        patience_end += 2 * FREE_LIMIT; /* it sees to the end what it has begun */
     while (waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0 &&
            now_ns() < patience_end)
         pause_ns(2 * MS);

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #define MOST_ENTRIES 24u
-#define FREE_LIMIT   (8 * SECOND) /* for a dead one's name to be free; the promise is a second, alone */
 
 static uint64_t batch_number(struct attacker *a)
 {
@@ -128,9 +127,12 @@ void attack_kill_hello(struct attacker *a)
 
 /* ------------------------------------------------------------------------------------- fork */
 
-/* The grandchild has socket, memory and eventfds of a dead client, and goes on using them. */
+/* The grandchild has socket, memory and eventfds of a dead client: it keeps them, or goes on using them. */
 static void haunt(struct attacker *a, struct raw *raw, uint32_t topic)
 {
+    bool quiet = rng_chance(&a->rng, 50);
+    while (quiet && !over(a))
+        pause_ns(10 * MS);
     while (!over(a)) {
         struct descriptor d = raw_batch(raw, &a->rng, topic, 0, 2, 100);
         struct completion completion;
@@ -152,6 +154,7 @@ static void victim_with_heir(struct attacker *a, const char *name, int told)
     while ((rc = raw_connect(a, &raw, &hello)) != 0 && !over(a))
         pause_ns(MS);
     uint32_t topic = rc == 0 ? raw_open(&raw, "hostile-heirs") : 0;
+    a->deadline_ns += 2 * FREE_LIMIT; /* the heir outlives the slot, until it is killed */
     pid_t heir = topic != 0 ? fork() : -1;
     if (heir == 0)
         haunt(a, &raw, topic);
@@ -168,14 +171,17 @@ static void expect_name_free(struct attacker *a, const char *name)
     struct raw raw;
     struct hello hello = hello_named(&a->rng, name, 0);
     int64_t end = now_ns() + FREE_LIMIT;
+    int64_t deadline_ns = a->deadline_ns;
     int rc;
-    while ((rc = raw_connect(a, &raw, &hello)) != 0 && !over(a)) {
+    a->deadline_ns = end + SECOND; /* whatever becomes of the slot: this is seen to its end */
+    while ((rc = raw_connect(a, &raw, &hello)) != 0) {
         if (rc != -EBUSY && !raw_may_fail(rc))
             found(a, "the name of a dead producer: %s (%s)", strerror(-rc), raw.welcome.text);
         if (now_ns() >= end)
             found(a, "the name of a dead producer is not free: a child keeps its descriptors");
         pause_ns(MS);
     }
+    a->deadline_ns = deadline_ns;
     raw_close(&raw);
 }
 

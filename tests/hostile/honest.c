@@ -19,7 +19,7 @@
 #define MOST_ENTRIES    12u
 #define ANSWER_LIMIT_NS (20 * SECOND)
 #define QUEUE_NS        (5 * MS) /* how long it waits for its turn on the shared topic */
-#define VISITS_PER_NAME 10u
+#define VISITS_PER_NAME 50u      /* of the smallest limit a quarter is left for all honest users */
 #define TOPICS          (OWN_TOPICS + 1)
 
 struct in_flight {

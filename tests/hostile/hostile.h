@@ -208,6 +208,9 @@ struct attack {
     const char *words;
 };
 
+#define FREE_LIMIT                                                                                           \
+    (8 * SECOND) /* for a dead one's name to be free; the promise is a second, with nobody else */
+
 extern const struct attack attacks[];
 extern const unsigned attack_count;
 
