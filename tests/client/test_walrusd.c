@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -340,4 +341,269 @@ Test(walrusd, unknown_topics_and_a_broker_that_stops)
     int code = walrus_append_for_topic(handle, "t", "x", 1, NULL, NULL);
     cr_assert(code == -ECONNRESET || code == -ESHUTDOWN, "%d", code);
     start_broker();
+}
+
+/* ---------------------------------------------------------- turns, numbers, watermarks, parts */
+
+static walrus_topic *topic_of(walrus *of, const char *name)
+{
+    walrus_topic *topic = NULL;
+    cr_assert_eq(walrus_topic_open(of, name, strlen(name), NULL, &topic), 0, "%s", walrus_error(of));
+    return topic;
+}
+
+static int send_with(walrus *from, walrus_topic *to, struct walrus_submit_options options)
+{
+    walrus_batch *batch;
+    cr_assert_eq(walrus_batch_begin(to, &batch), 0, "%s", walrus_error(from));
+    cr_assert_eq(walrus_batch_add(batch, "entry", 5), 0);
+    options.size = sizeof options;
+    int code = walrus_batch_submit(batch, &options);
+    if (code == -EAGAIN)
+        walrus_batch_abort(batch);
+    return code;
+}
+#define SEND(from, to, ...) send_with((from), (to), (struct walrus_submit_options){.size = 0, __VA_ARGS__})
+
+static struct walrus_completion completion_of(walrus *from)
+{
+    struct walrus_completion c = {.result = 1};
+    cr_assert_eq(walrus_wait(from, 1, -1), 0, "%s", walrus_error(from));
+    cr_assert_eq(walrus_reap(from, &c, 1), 1);
+    return c;
+}
+
+/* A stream of another handle that has the topic until it is submitted. */
+static walrus_batch *hold_topic(walrus *other, const char *name)
+{
+    static const uint8_t much[3 << 20];
+    walrus_batch *stream;
+    cr_assert_eq(walrus_batch_begin(topic_of(other, name), &stream), 0);
+    cr_assert_eq(walrus_batch_add(stream, much, sizeof much), 0, "%s", walrus_error(other));
+    return stream;
+}
+
+static void let_go(walrus *other, walrus_batch *stream)
+{
+    cr_assert_eq(walrus_batch_submit(stream, NULL), 0, "%s", walrus_error(other));
+    cr_assert_eq(completion_of(other).result, 0);
+}
+
+Test(walrusd, g20_queued_batches_wait_for_their_turn_and_can_be_taken_back)
+{
+    walrus *other = connect_with((struct walrus_connect_options){.spin_ns = 0});
+    walrus_topic *topic = topic_of(handle, "t");
+    walrus_batch *stream = hold_topic(other, "t");
+    cr_assert_eq(SEND(handle, topic, .user_data = 1), 0);
+    struct walrus_completion c = completion_of(handle);
+    cr_assert_eq(c.result, -EBUSY);
+    cr_assert_eq(c.receipt.reason, WALRUS_REASON_TOPIC);
+    for (uint64_t i = 1; i <= 5; i++)
+        cr_assert_eq(SEND(handle, topic, .user_data = i, .queue = 1, .append = i % 2 == 0), 0);
+    cr_assert_eq(walrus_cancel(handle, 3), 0, "%s", walrus_error(handle));
+    c = completion_of(handle);
+    cr_assert_eq(c.user_data, 3);
+    cr_assert_eq(c.result, -ECANCELED);
+    cr_assert_eq(SEND(handle, topic, .user_data = 6, .queue = 1, .deadline_ns = 1000000), 0);
+    c = completion_of(handle);
+    cr_assert_eq(c.user_data, 6);
+    cr_assert_eq(c.result, -ETIMEDOUT);
+    cr_assert_eq(walrus_in_flight(handle), 4);
+    let_go(other, stream);
+    uint64_t order[] = {1, 2, 4, 5};
+    for (size_t i = 0; i < 4; i++) {
+        c = completion_of(handle);
+        cr_assert_eq(c.user_data, order[i]);
+        cr_assert_eq(c.result, 0, "%d", c.result);
+        cr_assert_eq(c.receipt.first_sequence, 2 + i);
+    }
+    cr_assert_eq(walrus_cancel(handle, 5), -ENOENT);
+    walrus_close(other);
+}
+
+Test(walrusd, a_refused_batch_is_told_when_to_try)
+{
+    walrus *other = connect_with((struct walrus_connect_options){.spin_ns = 0});
+    walrus_topic *topic = topic_of(handle, "t");
+    walrus_batch *stream = hold_topic(other, "t");
+    cr_assert_eq(SEND(handle, topic, .user_data = 1, .notify = 1), 0);
+    struct walrus_completion c = completion_of(handle);
+    cr_assert_eq(c.result, -EBUSY);
+    cr_assert_eq(c.receipt.flags, WALRUS_RECEIPT_MORE);
+    let_go(other, stream);
+    c = completion_of(handle);
+    cr_assert_eq(c.user_data, 1);
+    cr_assert_eq(c.result, 0);
+    cr_assert_eq(c.receipt.flags, WALRUS_RECEIPT_TRY_NOW);
+    cr_assert_eq(SEND(handle, topic, .user_data = 2), 0);
+    cr_assert_eq(completion_of(handle).result, 0);
+    walrus_close(other);
+}
+
+static walrus *holder;
+static walrus_batch *held;
+
+static void *end_stream(void *unused)
+{
+    (void)unused;
+    static const uint8_t more[1 << 20];
+    for (int i = 0; i < 8; i++)
+        cr_assert_eq(walrus_batch_add(held, more, sizeof more), 0, "%s", walrus_error(holder));
+    let_go(holder, held);
+    return NULL;
+}
+
+Test(walrusd, blocking_calls_queue_and_retry_until_the_topic_is_free)
+{
+    holder = connect_with((struct walrus_connect_options){.spin_ns = 0});
+    struct walrus_retry retry = {.size = sizeof retry,
+                                 .max_tries = 50,
+                                 .first_wait_ns = INT64_C(60000000000),
+                                 .max_wait_ns = INT64_C(60000000000)};
+    struct walrus_write_options options[] = {{.size = sizeof options[0], .queue = 1},
+                                             {.size = sizeof options[0], .retry = &retry}};
+    for (size_t i = 0; i < 2; i++) {
+        held = hold_topic(holder, "t");
+        pthread_t thread;
+        cr_assert_eq(pthread_create(&thread, NULL, end_stream, NULL), 0);
+        struct walrus_receipt receipt;
+        cr_assert_eq(walrus_append_for_topic(handle, "t", "x", 1, &options[i], &receipt), 0, "%s",
+                     walrus_error(handle));
+        pthread_join(thread, NULL);
+        cr_assert_eq(receipt.first_sequence, 10 + 10 * i);
+    }
+    held = hold_topic(holder, "t");
+    struct walrus_write_options late = {.size = sizeof late, .queue = 1, .deadline_ns = 5000000};
+    cr_assert_eq(walrus_append_for_topic(handle, "t", "x", 1, &late, NULL), -ETIMEDOUT);
+    static const uint8_t large[2 << 20];
+    cr_assert_eq(walrus_append_for_topic(handle, "t", large, sizeof large, &late, NULL), -ETIMEDOUT);
+    walrus_batch_abort(held);
+    cr_assert_eq(walrus_append_for_topic(handle, "t", large, sizeof large, &late, NULL), 0, "%s",
+                 walrus_error(handle));
+    walrus_close(holder);
+}
+
+Test(walrusd, a_ring_full_of_waiting_batches_does_not_block_the_stream_that_others_wait_for)
+{
+    /* Ours: a stream on "u", and all the ring allows waiting for "t". The other's: a stream on "t", and a batch
+     * that waits for "u". */
+    walrus_close(handle);
+    handle = connect_with((struct walrus_connect_options){.queue_entries = 8});
+    walrus *other = connect_with((struct walrus_connect_options){.queue_entries = 8});
+    walrus_batch *ours = hold_topic(handle, "u"), *theirs = hold_topic(other, "t");
+    walrus_topic *t = topic_of(handle, "t"), *u = topic_of(other, "u");
+    uint64_t waiting = 0;
+    while (waiting < 5) {
+        if (SEND(handle, t, .user_data = 100, .queue = 1) == 0)
+            waiting++;
+    }
+    cr_assert_eq(SEND(other, u, .user_data = 200, .queue = 1), 0);
+    static const uint8_t much[3 << 20];
+    cr_assert_eq(walrus_batch_add(ours, much, sizeof much), 0);
+    struct walrus_submit_options options = {.size = sizeof options, .user_data = 1};
+    cr_assert_eq(walrus_batch_submit(ours, &options), 0);
+    cr_assert_eq(completion_of(handle).user_data, 1);
+    cr_assert_eq(completion_of(other).user_data, 200);
+    let_go(other, theirs);
+    for (uint64_t i = 0; i < waiting; i++)
+        cr_assert_eq(completion_of(handle).result, 0);
+    walrus_close(other);
+}
+
+Test(walrusd, g5_g21_numbers_go_on_and_are_taken_once)
+{
+    walrus *me = connect_with((struct walrus_connect_options){.producer = "me"});
+    walrus_topic *topic = topic_of(me, "t");
+    for (uint64_t i = 1; i <= 20; i++)
+        cr_assert_eq(SEND(me, topic, .user_data = i), 0);
+    for (uint64_t i = 1; i <= 20; i++) {
+        struct walrus_completion c = completion_of(me);
+        cr_assert_eq(c.result, 0);
+        cr_assert_eq(c.receipt.number, i);
+    }
+    uint8_t *large = pattern(3 << 20, 1);
+    struct walrus_receipt receipt;
+    cr_assert_eq(walrus_append_for_topic(me, "t", large, 3 << 20, NULL, &receipt), 0, "%s", walrus_error(me));
+    cr_assert_eq(receipt.number, 21);
+    free(large);
+    walrus *second = NULL;
+    struct walrus_connect_options options = {.size = sizeof options,
+                                             .socket_path = path,
+                                             .producer = "me",
+                                             .error = words,
+                                             .error_size = sizeof words};
+    cr_assert_eq(walrus_connect(&second, &options), -EBUSY, "%s", words);
+    walrus_close(me);
+    end_broker(SIGKILL);
+    start_broker();
+    me = connect_with((struct walrus_connect_options){.producer = "me"});
+    topic = topic_of(me, "t");
+    cr_assert_eq(walrus_topic_last_number(topic), 21);
+    cr_assert_eq(walrus_query(topic, 21, &receipt), 1, "%s", walrus_error(me));
+    cr_assert_eq(receipt.number, 21);
+    cr_assert_eq(walrus_query(topic, 22, NULL), 0);
+    struct walrus_write_options again = {.size = sizeof again, .number = 21};
+    cr_assert_eq(walrus_append_for_topic(me, "t", "x", 1, &again, &receipt), 0);
+    cr_assert_eq(receipt.flags, WALRUS_RECEIPT_DUPLICATE);
+    again.number = 23;
+    cr_assert_eq(walrus_append_for_topic(me, "t", "x", 1, &again, &receipt), -EAGAIN);
+    cr_assert_eq(receipt.reason, WALRUS_REASON_ORDER);
+    cr_assert_eq(walrus_append_for_topic(me, "t", "x", 1, NULL, &receipt), 0);
+    cr_assert_eq(receipt.number, 22);
+    cr_assert_eq(receipt.first_sequence, 22);
+    walrus_close(me);
+}
+
+Test(walrusd, g22_who_was_taken_over_is_told_and_stops)
+{
+    walrus *old = connect_with((struct walrus_connect_options){.producer = "me"});
+    walrus_topic *topic = topic_of(old, "t");
+    cr_assert_eq(SEND(old, topic, .user_data = 1), 0);
+    walrus *new = connect_with((struct walrus_connect_options){.producer = "me", .flags = WALRUS_TAKE_OVER});
+    cr_assert_eq(completion_of(old).result, 0); /* published before: decided as if nothing had happened */
+    cr_assert_eq(walrus_append_for_topic(old, "t", "x", 1, NULL, NULL), -ESTALE);
+    struct walrus_receipt receipt;
+    cr_assert_eq(walrus_append_for_topic(new, "t", "x", 1, NULL, &receipt), 0, "%s", walrus_error(new));
+    cr_assert_eq(receipt.number, 2);
+    walrus_close(old);
+    walrus_close(new);
+}
+
+Test(walrusd, watermarks_show_the_commits_of_everybody)
+{
+    walrus *other = connect_with((struct walrus_connect_options){.spin_ns = 0});
+    walrus_topic *topic = topic_of(handle, "t");
+    for (uint64_t i = 1; i <= 10; i++) {
+        struct walrus_receipt receipt;
+        cr_assert_eq(walrus_append_for_topic(other, "t", "x", 1, NULL, &receipt), 0);
+        cr_assert_eq(receipt.first_sequence, i);
+        cr_assert_eq(walrus_topic_durable_next(topic), i + 1); /* before the answer, so: already */
+        cr_assert_eq(walrus_topic_written_next(topic), i + 1);
+    }
+    walrus_close(other);
+}
+
+Test(walrusd, an_entry_in_parts_is_read_back_in_one)
+{
+    size_t length = (40 << 20) + 123;
+    uint8_t *bytes = pattern(length, 5);
+    walrus_batch *batch;
+    cr_assert_eq(walrus_batch_begin(topic_of(handle, "t"), &batch), 0);
+    cr_assert_eq(walrus_batch_add(batch, "before", 6), 0);
+    for (size_t at = 0, now = 1; at < length; at += now, now = now * 5 % 300007 + 1) {
+        if (now > length - at)
+            now = length - at;
+        cr_assert_eq(walrus_batch_add_part(batch, bytes + at, now, at + now < length), 0, "%s",
+                     walrus_error(handle));
+    }
+    cr_assert_eq(walrus_batch_submit(batch, NULL), 0);
+    cr_assert_eq(completion_of(handle).result, 0);
+    walrus_entries *entries;
+    cr_assert_eq(walrus_batch_read_for_topic(handle, "t", 2, NULL, &entries), 1, "%s", walrus_error(handle));
+    struct walrus_entry e;
+    cr_assert_eq(walrus_entries_get(entries, 0, &e), 1);
+    cr_assert_eq(e.length, length);
+    cr_assert_eq(memcmp(e.data, bytes, length), 0);
+    walrus_entries_release(entries);
+    free(bytes);
 }
