@@ -14,7 +14,8 @@
  * that is still on its way count as this one too.
  *
  * A refusal with the notify flag has two completions. TRY_NOW is posted only if there is room beyond what is
- * owed (complete_has_room), so that a client which counts wrongly only waits; the answer of its end always is.
+ * owed (complete_has_room), so that a client which counts wrongly only waits; the answer of its end always
+ * is.
  *
  * Invariant: a completion's stage stamps are taken when the stage happened; signalled_ns when it is
  * posted. */

@@ -45,13 +45,13 @@
  *     a group needs nothing of any client to end. Waiting for memory is one row for all (drain.c), first come
  *     first served, so a front is not starved by rings, nor they by it.
  *   - A topic is busy until its batches end. Whole ones end by themselves. A stream needs its client: its
- *     chunks are never behind a line, a full ring cannot keep the broker from taking them (a waiting write has
- *     left the ring; the pool of requests has one for each credit), and a client that does not send them is
- *     rolled back by the idle limit, one that dies at once, before its own waiting writes are decided.
- *     That the client still has credit and arena for its chunks is the library's care; and if it has not, the
- *     idle limit ends the stream.
- *   - Two clients that each stream to one topic and wait for the other's: neither wait blocks a drain, so both
- *     streams can go on.
+ *     chunks are never behind a line, a full ring cannot keep the broker from taking them (a waiting write
+ *     has left the ring; the pool of requests has one for each credit), and a client that does not send them
+ *     is rolled back by the idle limit, one that dies at once, before its own waiting writes are decided.
+ *     That the client still has credit and arena for its chunks is the library's care; and if it has not,
+ *     the idle limit ends the stream.
+ *   - Two clients that each stream to one topic and wait for the other's: neither wait blocks a drain, so
+ *     both streams can go on.
  *
  * Invariants
  *   - the topic's word is its struct topic_queue exactly while a line or a refusal is on it.
@@ -211,7 +211,7 @@ static void line_end(struct queue_line *line)
     TAILQ_INSERT_HEAD(&line->session->line_pool, line, turn);
 }
 
-/* ------------------------------------------------------------------------------------- joining and leaving */
+/* ------------------------------------------------------------------------------------- joining, leaving */
 
 enum queue_answer queue_ask(const struct request *request)
 {

@@ -71,11 +71,13 @@ enum write_state {
     WRITE_REFUSED, /* answered with MORE; on queue->refused */
 };
 
+TAILQ_HEAD(request_list, request);
+
 /* The writes of one session that wait for one topic, in order. */
 struct queue_line {
     struct session *session;
     struct topic_queue *queue;
-    TAILQ_HEAD(, request) requests;
+    struct request_list requests;
     TAILQ_ENTRY(queue_line) turn; /* on queue->lines, or session->line_pool */
     LIST_ENTRY(queue_line) same;  /* in server->lines */
 };
@@ -116,7 +118,6 @@ struct request {
         };
     };
 };
-TAILQ_HEAD(request_list, request);
 
 /* A topic number of a connection. */
 struct topic_slot {

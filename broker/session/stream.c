@@ -12,13 +12,13 @@
  * A client may have more chunks published when one of them fails: they find the stream FAILED and get the
  * same answer, so that they are never taken for part of another batch.
  *
- * The first chunk may have to wait for its topic (queue.c). The others leave the ring all the same, since their
- * session's drain goes on, and wait BEHIND it in order, as descriptors. When it was taken they follow, as far as
- * memory goes; the one that finds none is held in the row like any chunk (drain.c), the rest behind it. They
- * never wait for the topic.
+ * The first chunk may have to wait for its topic (queue.c). The others leave the ring all the same, since
+ * their session's drain goes on, and wait BEHIND it in order, as descriptors. When it was taken they follow,
+ * as far as memory goes; the one that finds none is held in the row like any chunk (drain.c), the rest behind
+ * it. They never wait for the topic.
  *
- * Once the last chunk is published (`whole`) the stream is as good as a batch: whatever becomes of its client,
- * it is committed in its turn, and the client's number is free for another one.
+ * Once the last chunk is published (`whole`) the stream is as good as a batch: whatever becomes of its
+ * client, it is committed in its turn, and the client's number is free for another one.
  *
  * Invariant: the slot, and the struct stream in it, stay until every chunk of it has come back from the
  * log. */

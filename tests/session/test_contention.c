@@ -1,6 +1,6 @@
 /* Handles that queue at a few topics of the real broker and its real log: whole batches, appends, streams,
- * deadlines, cancels, deaths, from a seed. Everything is answered, in order, and what the log holds in the end
- * is what was answered 0, and what the dead had published. */
+ * deadlines, cancels, deaths, from a seed. Everything is answered, in order, and what the log holds in the
+ * end is what was answered 0, and what the dead had published. */
 #include "harness.h"
 #include "folder.h"
 

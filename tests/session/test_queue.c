@@ -8,10 +8,12 @@
 
 /* The next ones find no memory. */
 static int no_memory;
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
 void *__real_calloc(size_t count, size_t size);
 void *__wrap_calloc(size_t count, size_t size);
 void *__real_realloc(void *at, size_t size);
 void *__wrap_realloc(void *at, size_t size);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 void *__wrap_calloc(size_t count, size_t size)
 {
