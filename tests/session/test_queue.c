@@ -1,4 +1,5 @@
 /* Writes that wait for their topic: order, fairness, ends, and that nobody waits for ever. */
+#include "folder.h"
 #include "handles.h"
 
 #include <fcntl.h>
@@ -647,6 +648,7 @@ Test(queue, a_stop_commits_what_waits)
     for (int handle = 0; handle < HANDLES; handle++)
         client_close(&handles[handle]);
     server_destroy(rig.server);
+    cr_assert_eq(folder_remove(rig.folder), 0);
 }
 
 Test(queue, a_topic_that_was_closed_meanwhile_is_released_with_its_last_write)
