@@ -34,11 +34,12 @@ enum {
 };
 
 static const struct argp_option known[] = {
-    {"scenario", KEY_SCENARIO, "NAME", 0, "P1 to P6, P8, S1 to S3, \"all\", or several with commas between",
-     1},
+    {"scenario", KEY_SCENARIO, "NAME", 0,
+     "P1 to P6, P8, P10, P11, S1 to S3, \"all\", or several with commas between", 1},
     {"rounds", KEY_ROUNDS, "N", 0, "rounds of each row; medians are reported", 1},
     {"sustained", KEY_SUSTAINED, NULL, 0, "add a row beyond the prepared space to P1, P2, P3 and P5", 1},
-    {"size-gib", KEY_SIZE_GIB, "N", 0, "P8: size of the larger store (default 2; the goal speaks of 10)", 1},
+    {"size-gib", KEY_SIZE_GIB, "N", 0,
+     "P8: size of the larger store, P10: of the batch (default 2; the goals speak of 10)", 1},
     {"producers", KEY_PRODUCERS, "N", 0, "processes that write (default 1)", 2},
     {"topics", KEY_TOPICS, "N", 0, "topics they write to (default 1)", 2},
     {"batch", KEY_BATCH, "N", 0, "entries in a batch (default 100); 1: appends", 2},

@@ -28,7 +28,7 @@ struct options {
     const char *dir;
     const char *io;
     uint32_t rounds; /* 0: the scenario's, else 3 */
-    double size_gib; /* P8 */
+    double size_gib; /* P8, P10 */
     double quiet;    /* seconds to wait for a quiet machine before each run */
     int argc;
     char **argv;

@@ -134,6 +134,18 @@ static bool prepared_space(const struct stage_set *stage, uint64_t *bytes)
     return true;
 }
 
+double stage_settle(const struct stage_set *stage)
+{
+    broker_settle(&stage->broker, SETTLE_NS);
+    return machine_wait_quiet((int64_t)(stage->bench->options.quiet * 1e9));
+}
+
+uint64_t stage_prepared(const struct stage_set *stage)
+{
+    uint64_t bytes = POOL_GUESS;
+    return prepared_space(stage, &bytes) ? bytes : POOL_GUESS;
+}
+
 static uint64_t log_bytes(const struct stage_set *stage)
 {
     struct stat_snapshot snapshot;
@@ -252,7 +264,7 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values, uint32_t count)
+double row_median(double *values, uint32_t count)
 {
     if (count == 0)
         return 0;
@@ -267,7 +279,7 @@ static double median_of(const void *rounds, size_t stride, size_t at, uint32_t c
     double values[ROUNDS_MOST];
     for (uint32_t i = 0; i < count; i++)
         memcpy(&values[i], (const char *)rounds + i * stride + at, sizeof values[i]);
-    return median(values, count);
+    return row_median(values, count);
 }
 
 static void median_quantiles(struct quantiles *out, const void *rounds, size_t stride, size_t at,
@@ -334,9 +346,9 @@ void row_medians(struct row *row)
         p99[i] = raw->latency.p99 > 0 ? ours->latency.p99 / raw->latency.p99 : 0;
         bytes[i] = raw->bytes_per_s > 0 ? ours->bytes_per_s / raw->bytes_per_s : 0;
     }
-    row->ratio_p50 = median(p50, row->rounds);
-    row->ratio_p99 = median(p99, row->rounds);
-    row->ratio_bytes = median(bytes, row->rounds);
+    row->ratio_p50 = row_median(p50, row->rounds);
+    row->ratio_p99 = row_median(p99, row->rounds);
+    row->ratio_bytes = row_median(bytes, row->rounds);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -464,9 +476,7 @@ static int run_yardstick(struct yard *yard, struct raw_numbers *result, struct e
 static void set_byte_limit(const struct yard *yard, struct load *load)
 {
     const struct row *row = yard->row;
-    uint64_t pool = POOL_GUESS;
-    if (!prepared_space(yard->stage, &pool))
-        pool = POOL_GUESS;
+    uint64_t pool = stage_prepared(yard->stage);
     if (row->sustained) {
         load->most_bytes = max_u64(SUSTAINED_TIMES * pool, SUSTAINED_LEAST);
         load->seconds = SUSTAINED_SECONDS;
@@ -474,18 +484,14 @@ static void set_byte_limit(const struct yard *yard, struct load *load)
         load->most_bytes = (uint64_t)((double)pool * POOL_SHARE / yard->log_factor);
 }
 
-/* Neither side is measured beside the broker's own preparations, or beside other people's work. */
 static void settle(const struct yard *yard)
 {
-    broker_settle(&yard->stage->broker, SETTLE_NS);
-    double cores = machine_wait_quiet((int64_t)(yard->stage->bench->options.quiet * 1e9));
+    double cores = stage_settle(yard->stage);
     if (cores > yard->row->other_cores_before)
         yard->row->other_cores_before = cores;
 }
 
-/* The first segments of a store are small and so is what is prepared behind them: write until that is over.
- * Not measured, but read back like everything else. */
-static int prime(struct stage_set *stage, const struct load *like, struct error *err)
+int stage_prime(struct stage_set *stage, const struct load *like, struct error *err)
 {
     struct load load = {
         .producers = 1, .topics = 1, .batch = 100, .size = 10000, .depth = 2, .wait = WAIT_BLOCK};
@@ -538,9 +544,9 @@ static void note_device_loop(struct yard *yard)
     for (uint32_t i = 0; i < yard->device_count; i++)
         yard->device_ratios[i] =
             yard->device_bytes[i] > 0 ? row->rounds_walrus[i].bytes_per_s / yard->device_bytes[i] : 0;
-    row_extra(row, "ratio_to_loop_that_writes", median(yard->device_ratios, yard->device_count));
+    row_extra(row, "ratio_to_loop_that_writes", row_median(yard->device_ratios, yard->device_count));
     row_extra(row, "loop_that_writes_entries_per_s",
-              median(yard->device_bytes, yard->device_count) / (double)row->load.size);
+              row_median(yard->device_bytes, yard->device_count) / (double)row->load.size);
 }
 
 int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error *err)
@@ -564,7 +570,7 @@ int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error 
         code = raw_prepare(&stage.raw_file, path, bytes, err);
     }
     if (code == 0 && row->load.most_bytes == MOST_BYTES_PREPARED)
-        code = prime(&stage, &row->load, err);
+        code = stage_prime(&stage, &row->load, err);
     for (uint32_t i = 0; i < rounds && code == 0; i++) {
         progress(bench, "%s %s: round %u of %u", row->id, row->label, i + 1, rounds);
         code = one_round(&yard, i, err);

@@ -86,6 +86,14 @@ void progress(const struct bench *bench, const char *format, ...) printf_like(2,
 /* Makes folder, broker (or takes the one of --socket) and ledger. */
 int stage_begin(struct stage_set *stage, struct bench *bench, const char *durability,
                 struct error *err) must_check;
+/* The first segments of a store are small and so is what is prepared behind them: writes until that is over.
+ * Not measured, but read back like everything else. */
+int stage_prime(struct stage_set *stage, const struct load *like, struct error *err) must_check;
+/* Neither side is measured beside the broker's own preparations, or other people's work: waits. Returns
+ * the cores that others used at last. */
+double stage_settle(const struct stage_set *stage);
+/* Bytes that the broker has prepared and not used. */
+uint64_t stage_prepared(const struct stage_set *stage);
 /* One round; its acknowledged batches go into the ledger. */
 int stage_round(struct stage_set *stage, const struct load *load, const struct load *beside,
                 struct producers_result *result, struct error *err) must_check;
@@ -100,6 +108,8 @@ void row_goal(struct row *row, bool at_least, double wanted, double reached, con
 void row_extra(struct row *row, const char *name, double value);
 /* The whole of it: rounds of broker and yardstick in turn, medians, read back. */
 int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error *err) must_check;
+/* Sorts them. */
+double row_median(double *values, uint32_t count);
 /* Medians over row->rounds_walrus and rounds_raw. */
 void row_medians(struct row *row);
 

@@ -89,6 +89,8 @@ static const struct scenario {
               .wait = WAIT_SPIN, NONE},
              YARDSTICK_NONE, false, goals_p6}}, NULL},
     {"P8", {{0}}, scenario_start},
+    {"P10", {{0}}, scenario_large_batch},
+    {"P11", {{0}}, scenario_beside_stream},
     {"S1", {{0}}, scenario_batch_or_appends},
     {"S2", {{0}}, scenario_batch_latency},
     {"S3", {{0}}, scenario_append_success},
@@ -111,7 +113,7 @@ int scenarios_check(const char *names, struct error *err)
         size_t length = strcspn(names, ",");
         if (find_scenario(names, length) == NULL)
             return error_set(err, -EINVAL,
-                             "\"%.*s\" is not a scenario; there are P1 to P6, P8, S1 to S3 and all",
+                             "\"%.*s\" is not a scenario; there are P1 to P6, P8, P10, P11, S1 to S3 and all",
                              (int)length, names);
         names += length + (names[length] == ',');
     }

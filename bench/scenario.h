@@ -10,6 +10,8 @@ int scenarios_run(struct bench *bench, struct error *err) must_check;
 int scenarios_check(const char *names, struct error *err) must_check;
 
 int scenario_start(struct bench *bench, struct error *err) must_check;            /* P8 */
+int scenario_large_batch(struct bench *bench, struct error *err) must_check;      /* P10 */
+int scenario_beside_stream(struct bench *bench, struct error *err) must_check;    /* P11 */
 int scenario_batch_or_appends(struct bench *bench, struct error *err) must_check; /* S1 */
 int scenario_batch_latency(struct bench *bench, struct error *err) must_check;    /* S2 */
 int scenario_append_success(struct bench *bench, struct error *err) must_check;   /* S3 */
