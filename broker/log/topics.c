@@ -250,7 +250,7 @@ int topic_restore(struct log *log, uint32_t id, uint8_t level, uint32_t uid, con
                   uint64_t next)
 {
     if (id == 0 || (id > log->next_topic && id - log->next_topic > ID_GAP_MOST) || level < LEVEL_ACCEPTED ||
-        level > LEVEL_DURABLE || next == 0 || !topic_name_valid(name, length) ||
+        level > LEVEL_DURABLE || next == 0 || next > UINT64_MAX / 2 || !topic_name_valid(name, length) ||
         topic_by_id(log, id) != NULL || find(log, name, length) != NULL)
         return -EBADMSG;
     struct topic *t;
