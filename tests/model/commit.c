@@ -5,7 +5,8 @@
  *   does not fit: change: flush what is unflushed -> header of a spare -> flush -> write there
  *   write failed: the same change from the group's start, then the group again, once; then once more, and its
  *            batches are answered as failed
- *   header or flush failed, no spare for a roll-back: the broker ends, nothing is answered
+ *   no spare for the roll-back: it waits for the pool; header or flush failed, no spare to be had: the broker
+ *            ends, nothing is answered
  *   checkpoint: everything flushed -> taken -> (in the background: new file, flush) rename -> folder flush */
 #include "model.h"
 
@@ -16,12 +17,6 @@
 static struct place *current_segment(struct run *r)
 {
     return &r->s.broker.segments[r->s.broker.segment_count - 1];
-}
-
-static bool fail_stop(struct run *r, const char *why)
-{
-    (void)end_life(r, why);
-    return false;
 }
 
 /* ---------------------------------------------------------------------------------------------- spares */
@@ -50,22 +45,27 @@ unsigned spare_count(const struct run *r, bool large)
     return n;
 }
 
-/* A change takes a large one and leaves one behind; the pool makes more. */
+/* The pool makes one in the background; a failed one is removed again. */
+static bool make_spare(struct run *r, bool *failed)
+{
+    unsigned made;
+    return make_file(r, &made, failed) && (!*failed || set_entry(r, made, false));
+}
+
+/* A change takes a large one and leaves one behind; it waits until there are two. */
 static bool take_large(struct run *r, unsigned *file)
 {
-    while (spare_count(r, true) < 2) {
-        unsigned made;
-        bool failed;
-        if (!make_file(r, &made, &failed) || (failed && !set_entry(r, made, false)))
-            return false; /* a failed one is removed, and tried again */
-    }
+    bool failed; /* then it is tried again */
+    while (spare_count(r, true) < 2)
+        if (!make_spare(r, &failed))
+            return false;
     for (*file = 0; !is_spare(r, *file) || r->s.files[*file].length == 1;)
         ++*file;
     return true;
 }
 
-/* A roll-back: the smallest that is large enough, else whatever there is. */
-static bool take_any(struct run *r, unsigned blocks, unsigned *file)
+/* The smallest that is large enough, else whatever there is. */
+static unsigned best_spare(const struct run *r, unsigned blocks)
 {
     unsigned best = FILES;
     for (unsigned f = 0; f < FILES; f++) {
@@ -76,8 +76,27 @@ static bool take_any(struct run *r, unsigned blocks, unsigned *file)
             (fits && (r->s.files[best].length < blocks || r->s.files[f].length < r->s.files[best].length)))
             best = f;
     }
-    *file = best;
-    return best < FILES;
+    return best;
+}
+
+static bool fail_stop(struct run *r, const char *why)
+{
+    (void)end_life(r, why);
+    return false;
+}
+
+/* A roll-back waits for the pool once (ROLL_WAIT), unless that cannot make any. */
+static bool take_any(struct run *r, unsigned blocks, bool give_up, unsigned *file)
+{
+    *file = best_spare(r, blocks);
+    bool enough = *file < FILES && (give_up || r->s.files[*file].length >= blocks);
+    bool failed;
+    if (!enough && !r->program->full) {
+        if (!make_spare(r, &failed))
+            return false;
+        *file = best_spare(r, blocks);
+    }
+    return *file < FILES || fail_stop(r, "fail-stop: no spare segment to roll back into");
 }
 
 /* ------------------------------------------------------------------------------------ flush and segments */
@@ -127,14 +146,12 @@ static value_id next_header(struct run *r)
 }
 
 /* Steps CHANGE_FLUSH, CHANGE_HEADER, CHANGE_PROVE. */
-static bool change(struct run *r, bool roll, unsigned blocks)
+static bool change(struct run *r, bool roll, bool give_up, unsigned blocks)
 {
     struct broker *b = &r->s.broker;
     unsigned file;
-    if (!roll && !take_large(r, &file))
+    if (roll ? !take_any(r, 1 + blocks, give_up, &file) : !take_large(r, &file))
         return false;
-    if (roll && !take_any(r, 1 + blocks, &file))
-        return fail_stop(r, "fail-stop: no spare segment to roll back into");
     if (keeps(r, RULE_FLUSH_BEFORE_HEADER) && !flush_now(r, "the segment before its successor's header"))
         return false;
     value_id header = next_header(r);
@@ -235,8 +252,14 @@ bool group_commit(struct run *r, struct group_plan *plan)
     if (plan->count == 0)
         return true;
     const struct place *segment = current_segment(r);
-    if (segment->end + plan->blocks > r->s.files[segment->file].length && !change(r, false, plan->blocks))
-        return false;
+    if (segment->end + plan->blocks > r->s.files[segment->file].length) {
+        if (r->program->full && spare_count(r, true) < 2) {
+            group_failed(r, plan); /* -ENOSPC: nothing of it was written */
+            return true;
+        }
+        if (!change(r, false, false, plan->blocks))
+            return false;
+    }
     for (unsigned attempts = 1;; attempts++) {
         value_id values[2];
         bool failed;
@@ -251,7 +274,7 @@ bool group_commit(struct run *r, struct group_plan *plan)
             break;
         if (r->program->final_errors)
             return fail_stop(r, "fail-stop: what is on the disk is not known");
-        if (!change(r, true, plan->blocks))
+        if (!change(r, true, attempts >= 2, plan->blocks))
             return false;
         segment = current_segment(r);
         if (attempts >= 2 || segment->end + plan->blocks > r->s.files[segment->file].length)

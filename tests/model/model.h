@@ -177,6 +177,7 @@ struct program {
     bool empty;                 /* begins with an empty folder */
     bool small;                 /* cheap enough for two faults or crashes each time */
     bool cuts;                  /* segments are cut at their ends, some time or never */
+    bool full;                  /* the disk is: no spare can be made while it serves */
     bool recycled;              /* the spares hold groups of an earlier life of their blocks */
     bool checkpoints;           /* one may be taken after a start */
     bool final_errors;          /* after a failed write nothing is known of the disk: the back end mmap */

@@ -77,13 +77,22 @@ const struct program programs[] = {
      .cuts = true,
      .ops = {G1(W('a')), G1(W('b'))}},
     {.name = "header-only",
-     .about = "nothing but header-only spares to roll back into",
+     .about = "a full disk, with header-only spares to roll back into",
      .levels = {DURABLE, DURABLE},
      .length = 5,
      .large = 0,
      .header_only = 2,
      .small = true,
      .cuts = true,
+     .full = true,
+     .ops = {G2(W('a')), G1(W('b'))}},
+    {.name = "no-spares",
+     .about = "the first moments of a broker: a roll-back waits for its spare",
+     .levels = {DURABLE, DURABLE},
+     .length = 4,
+     .large = 0,
+     .header_only = 0,
+     .small = true,
      .ops = {G2(W('a')), G1(W('b'))}},
     {.name = "change",
      .about = "a change of segment before each group, spares made on the way",
@@ -141,6 +150,7 @@ const struct program programs[] = {
      .header_only = 1,
      .batches = {[0] = {.number = 1}, [1] = {.number = 2}},
      .cuts = true,
+     .checkpoints = true,
      .ops = {G1(W('a')), STOP, G1(W('b')), STOP}},
     {.name = "written",
      .about = "answers at written before the flush, a change of segment, then a durable one",
@@ -230,13 +240,13 @@ unsigned program_ops(const struct program *program)
 }
 
 const char *const rule_names[RULE_COUNT] = {
-#define X(id, name, words) [RULE_##id] = name,
+#define X(id, name, words) [RULE_##id] = (name),
     RULES(X)
 #undef X
 };
 
 const char *const rule_words[RULE_COUNT] = {
-#define X(id, name, words) [RULE_##id] = words,
+#define X(id, name, words) [RULE_##id] = (words),
     RULES(X)
 #undef X
 };
@@ -271,6 +281,6 @@ const struct variant variants[RULE_COUNT] = {
     [RULE_STREAM_FAILS] = {"numbered-stream", 2, 0},
     [RULE_DUPLICATE] = {"numbers", 1, 1},
     [RULE_ORDER] = {"numbers", 2, 0},
-    [RULE_CATALOGUE] = {"header-only", 1, 1},
+    [RULE_CATALOGUE] = {"roll", 2, 0},
     [RULE_BURN] = {"accepted", 2, 0},
 };

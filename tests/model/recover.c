@@ -343,8 +343,8 @@ static bool in_chain(const struct walk *w, unsigned file, unsigned keep)
     return w->closed[file];
 }
 
-/* A large file of the pool, else a new one. */
-static bool take_file(struct walk *w, unsigned keep, unsigned *file)
+/* A large file of the pool, else a new one; on a full disk a header-only one, if nothing is to be copied. */
+static bool take_file(struct walk *w, unsigned keep, bool copies, unsigned *file)
 {
     struct run *r = w->r;
     for (unsigned f = 0; f < FILES; f++) {
@@ -354,6 +354,11 @@ static bool take_file(struct walk *w, unsigned keep, unsigned *file)
             return true;
         }
     }
+    for (unsigned f = 0; f < FILES && r->program->full && !copies; f++)
+        if (file_there(r, f) && !w->closed[f] && !valid_header(r, f) && choose(r, 2) == 1) {
+            *file = f;
+            return true;
+        }
     bool failed;
     if (!make_file(r, file, &failed))
         return false;
@@ -537,7 +542,8 @@ bool start_step(struct run *r)
     decide(&w, &d);
     if (!keeps(r, RULE_CUT) && d.keep > 0) /* the end that is decided in a moment */
         cut_behind(r, w.chain[d.keep - 1].file, d.header.at);
-    if (!void_blanks(&w) || !take_file(&w, d.keep, &d.file) || !write_decision(&w, &d))
+    if (!void_blanks(&w) || !take_file(&w, d.keep, d.first < w.placed_count, &d.file) ||
+        !write_decision(&w, &d))
         return false;
     return serve(&w, &d);
 }
