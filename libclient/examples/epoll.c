@@ -1,6 +1,6 @@
-/* epoll.c: Walrus in an event loop of epoll. Lines of standard input go to a topic in order, each exactly once,
- * also if the broker is killed and started again meanwhile: several batches are in flight while the loop goes on
- * reading, each is sent again until it is committed, and WALRUS_RECONNECT numbers them.
+/* epoll.c: Walrus in an event loop of epoll. Lines of standard input go to a topic in order, each exactly
+ * once, also if the broker is killed and started again meanwhile: several batches are in flight while the
+ * loop goes on reading, each is sent again until it is committed, and WALRUS_RECONNECT numbers them.
  *
  *   cc epoll.c $(pkg-config --cflags --libs libwalrus-client) -o epoll
  *   seq 100000 | ./epoll numbers

@@ -5,8 +5,8 @@
  *   cc uring.c $(pkg-config --cflags --libs libwalrus-client liburing) -o uring
  *   seq 100000 | ./uring numbers
  *
- * A poll of io_uring tells of a change, not of a state: so everything is reaped, until walrus_reap says 0, each
- * time it fires. After that the library has the fd armed again, and the next completion is a change. */
+ * A poll of io_uring tells of a change, not of a state: so everything is reaped, until walrus_reap says 0,
+ * each time it fires. After that the library has the fd armed again, and the next completion is a change. */
 #include <liburing.h>
 #include <walrus.h>
 
@@ -131,7 +131,8 @@ static int send_jobs(void)
     return 0;
 }
 
-/* Refused: it and all behind it go again (numbers keep the order), after a pause if it was not for the order. */
+/* Refused: it and all behind it go again (numbers keep the order), after a pause if it was not for the order.
+ * */
 static int send_again(const struct walrus_completion *c)
 {
     if (c->user_data < state.sent)

@@ -28,15 +28,27 @@
  *   - Without WALRUS_RECONNECT, once the connection is lost every call says so: -ECONNRESET, or -EPROTO if
  *     this library ended it because the broker broke the protocol (batches in flight are -ECONNRESET then,
  *     too). Close the handle and connect again.
+ *   - A device that lies about flushes cannot be helped from here.
+ *
+ * Who waits for whom
+ *   - A topic takes one handle's batches at a time. Another handle's batch or append is refused (-EBUSY), or
+ *     with `queue` waits for its turn, or with `notify` is told when a try may succeed. Of the queue_entries
+ *     - 1 that a handle has, those that wait like this leave two: so the chunks of its own streams, and a
+ *     walrus_cancel, always get through.
+ *   - A batch that outgrew the arena has its topic from its first chunk to its end. Who stops in the middle
+ *     is rolled back by the broker after a while (-ECANCELED). Do not wait for another topic's turn with one
+ *     open: two programs that do this crosswise wait until then.
  *
  * Exactly once
- *   A handle with a producer (a name, or WALRUS_RECONNECT) numbers what it writes, for each topic by itself:
- *   1, 2, 3, ... Number n is admitted only after n - 1, and only a commit takes a number: one that was
- *   refused, cancelled, aborted or failed is used again, and what followed it in flight gets -EAGAIN with the
- *   reason ORDER. A number that is committed already is answered 0 with the flag DUPLICATE and writes nothing.
- *   So whatever died in between, sending the same number again never commits twice. The library numbers by
- *   itself; `number` in the option structs is for programs that number by an own count.
- *   - A device that lies about flushes cannot be helped from here.
+ *   - A handle with a producer (a name, or WALRUS_RECONNECT) numbers what it writes, for each topic by
+ *     itself: 1, 2, 3, ... Number n is admitted only after n - 1, and only a commit takes a number: one that
+ *     was refused, cancelled, aborted or failed is used again, and what followed it in flight gets -EAGAIN
+ *     with the reason ORDER: reap it all, then send it again, in order. A number that is committed already is
+ *     answered 0 with the flag DUPLICATE and writes nothing. So whatever died in between, sending the same
+ *     number again never commits twice.
+ *   - The library numbers by itself, over topic handles and blocking calls alike. `number` in the option
+ *     structs is for programs with a count of their own (a line of a file, an offset): after a restart they
+ *     go on at walrus_topic_last_number + 1. A number that is given must go with the same entries each time.
  */
 #ifndef WALRUS_H
 #define WALRUS_H
@@ -86,9 +98,9 @@ enum walrus_level {
 
 enum walrus_connect_flag {
     WALRUS_REQUIRE_IO_URING = 1u << 0, /* -EOPNOTSUPP unless io_uring is the broker's active back end */
-    /* When the connection is lost (the broker died, was restarted): connect again, with growing pauses, inside
-     * the calls on this handle, and send again what was in flight, under its numbers. What was committed is
-     * then answered 0 with DUPLICATE; a stream that was not cannot be sent again: -ECANCELED. */
+    /* When the connection is lost (the broker died, was restarted): connect again, with growing pauses,
+     * inside the calls on this handle, and send again what was in flight, under its numbers. What was
+     * committed is then answered 0 with DUPLICATE; a stream that was not cannot be sent again: -ECANCELED. */
     WALRUS_RECONNECT = 1u << 1,
     WALRUS_TAKE_OVER = 1u << 2 /* of `producer` from its holder, if it lives: see there */
 };
@@ -105,8 +117,8 @@ struct walrus_connect_options {
     int64_t spin_ns;         /* how long a wait spins before it sleeps; 0 = adaptive, < 0 never */
     char *error;             /* where the words go if there is no handle yet; may be NULL */
     size_t error_size;
-    /* Name of the producer, by the rules of topic names, or NULL. It belongs to the first uid that uses it and
-     * is remembered for ever. It has one holder: while another connection has it, -EBUSY, or with
+    /* Name of the producer, by the rules of topic names, or NULL. It belongs to the first uid that uses it
+     * and is remembered for ever. It has one holder: while another connection has it, -EBUSY, or with
      * WALRUS_TAKE_OVER that one is fenced (-ESTALE from then on) once what it had published is decided. A
      * holder that died is no holder. */
     const char *producer;
@@ -116,8 +128,8 @@ struct walrus_connect_options {
 /* Connects. On success *handle is yours until walrus_close. -EINVAL option out of range; -ENOTCONN no
  * socket there; -ECONNREFUSED nobody listens on it (a stale socket); -EACCES not allowed; -EPROTO another
  * layout version; -EDQUOT the broker's limits for this user; -EOPNOTSUPP io_uring required and not active;
- * -EBUSY the producer has a living holder; -EACCES also: the producer belongs to another user; -ETIMEDOUT; -ENAMETOOLONG the path is too long for a socket; -ENOMEM, -EMFILE. What to do: as the words
- * say. */
+ * -EBUSY the producer has a living holder; -EACCES also: the producer belongs to another user; -ETIMEDOUT;
+ * -ENAMETOOLONG the path is too long for a socket; -ENOMEM, -EMFILE. What to do: as the words say. */
 WALRUS_API int walrus_connect(walrus **handle,
                               const struct walrus_connect_options *options) WALRUS_MUST_CHECK;
 
@@ -160,9 +172,9 @@ enum walrus_receipt_flag {
     WALRUS_RECEIPT_DUPLICATE = 1u << 0,    /* that id was committed before; nothing was written now */
     WALRUS_RECEIPT_EARLIER_LOST = 1u << 1, /* data answered below durable was lost since, on this topic */
     WALRUS_RECEIPT_MORE = 1u << 2, /* with -EBUSY: a second completion with this user_data follows: TRY_NOW */
-    WALRUS_RECEIPT_TRY_NOW =
-        1u << 3 /* second completion of a refusal, result 0: nothing was written; a try may
-                                      * succeed now */
+    /* The second completion of a refusal. Nothing was written. Result 0: a try may succeed now; else why
+     * nobody will say so any more (-ECANCELED, -ECONNRESET, -ESHUTDOWN). */
+    WALRUS_RECEIPT_TRY_NOW = 1u << 3
 };
 
 /* Why -EBUSY or -EAGAIN. */
@@ -194,7 +206,8 @@ struct walrus_receipt {
     int64_t submitted_ns; /* its group went to the kernel */
     int64_t durable_ns;   /* its level was reached */
     int64_t signalled_ns; /* its completion was posted */
-    uint64_t number;      /* the batch's number in its topic, of this handle's producer; 0 = none */
+    uint64_t number;      /* the batch's number in its topic, of this handle's producer; 0 = none. With an
+                           * error: the one it was sent with, which is free again */
 };
 
 /* ------------------------------------------------------------------------------ blocking calls */
@@ -204,9 +217,10 @@ struct walrus_slice {
     size_t length;
 };
 
-/* Tries again what was refused with -EBUSY, -EAGAIN, -ENOSPC or, with a producer, -ECONNRESET: waits of
- * random length up to a bound that doubles with each try. Never after -EINVAL or any other code, and never so
- * that something could be committed twice. */
+/* Tries again what was refused with -EBUSY, -EAGAIN or -ENOSPC, after a wait of random length, from 0 to a
+ * bound that doubles with each try; after -EBUSY the wait ends as soon as the topic is free. Never after
+ * -EINVAL or any other code, and never so that something could be committed twice. (What is in flight when
+ * the broker dies is WALRUS_RECONNECT's: it sends it again inside the same try.) */
 struct walrus_retry {
     size_t size;
     uint32_t max_tries; /* tries in all; 0 = as many as the deadline allows (then there must be one) */
@@ -219,12 +233,14 @@ struct walrus_write_options {
     size_t size;
     uint8_t level; /* enum walrus_level; a higher one than the topic's has effect, a lower one not */
     uint8_t queue; /* 1: wait for one's turn on the topic instead of -EBUSY: first come, first served, in turn
-                    * between handles */
+                    * between handles. Not while this handle has a stream open on the topic: it would wait for
+                    * itself, so that is -EBUSY if another handle waits there */
     uint8_t reserved[6];
-    int64_t deadline_ns; /* from now, over all tries; 0 = none. Not admitted by then: -ETIMEDOUT. Admitted and
-                          * not decided: -EINPROGRESS, and its completion comes by walrus_reap */
+    int64_t deadline_ns; /* from now, over all tries; 0 or negative = none. Not admitted by then: -ETIMEDOUT.
+                          * Sent, and no answer a moment later: -EINPROGRESS, and its completion comes by
+                          * walrus_reap (so queue_entries - 1 in flight or unreaped are -EAGAIN, RING) */
     uint64_t user_data;  /* of that completion */
-    uint64_t number;     /* 0 = the next one */
+    uint64_t number;     /* 0 = the next one; an empty batch takes none */
     const struct walrus_retry *retry; /* NULL: no retry */
 };
 
@@ -237,10 +253,10 @@ struct walrus_write_options {
  *   -EIO not written and never will be: decide
  *   -ESHUTDOWN the broker is stopping: later
  *   -ECONNRESET the broker died, outcome unknown
- *   -EAGAIN the broker's buffers or its log space did not clear within 30 s; shorter waits are the library's;
- *     reason ORDER: a number was given that is not the next one
+ *   -EAGAIN the broker's buffers or its log space did not clear within 30 s; shorter waits are the library's.
+ *     Reason ORDER: a number was given that is not the next one. Reason RING: see deadline_ns
  *   -ETIMEDOUT the deadline passed before admission: not written
- *   -EINPROGRESS the deadline passed after admission: not known yet, see deadline_ns
+ *   -EINPROGRESS the deadline passed and the outcome is not known yet: see deadline_ns
  *   -ESTALE the producer was taken over: stop
  *   -ECANCELED a stream that a lost connection rolled back: again
  *   -EOWNERDEAD forked child
@@ -359,8 +375,8 @@ WALRUS_API int walrus_batch_trim(walrus_batch *batch, size_t length) WALRUS_MUST
  * failed, with the error of a completion: submit or abort it. */
 WALRUS_API int walrus_batch_add(walrus_batch *batch, const void *data, size_t length) WALRUS_MUST_CHECK;
 /* Copies a part of one entry in: `more` says that the entry goes on with the next call, which must be another
- * one of this function; the last part may be empty. For entries larger than one's memory, up to the limit of a
- * batch. Else as walrus_batch_add. */
+ * one of this function (or abort); the last part may be empty. For entries larger than one's memory, up to
+ * the limit of a batch. Else as walrus_batch_add. */
 WALRUS_API int walrus_batch_add_part(walrus_batch *batch, const void *data, size_t length,
                                      int more) WALRUS_MUST_CHECK;
 /* The user's byte `type` of the last entry: right after that was added. */
@@ -371,26 +387,34 @@ struct walrus_submit_options {
     uint64_t user_data;
     uint8_t level;  /* enum walrus_level, as in walrus_write_options */
     uint8_t append; /* 1: one entry, admitted as an append (see -EBUSY), not as a batch */
-    uint8_t
-        queue; /* 1: wait for one's turn on the topic instead of -EBUSY, as in walrus_write_options. A batch
-                     * that outgrew the arena has waited already if walrus_batch_set_queue said so */
-    uint8_t
-        notify; /* 1: -EBUSY comes with MORE, and a second completion says TRY_NOW: the longest refused first */
+    uint8_t queue;  /* 1: wait for one's turn on the topic instead of -EBUSY, as in walrus_write_options. A
+                     * batch that outgrew the arena has waited already if walrus_batch_set_queue said so */
+    uint8_t notify; /* 1: -EBUSY comes with MORE, and a second completion says TRY_NOW: the longest refused
+                     * first. The refused batch is gone: a try is another one. Takes two queue entries until
+                     * the first completion. No effect with `queue`, or on a batch that outgrew the arena */
     uint8_t reserved[4];
-    int64_t deadline_ns; /* from now; not admitted by then: -ETIMEDOUT; 0 = none. Not for a stream */
-    uint64_t number;     /* 0 = the next one */
+    int64_t deadline_ns; /* from now; not admitted by then: -ETIMEDOUT; 0 or negative = none. No effect on a
+                          * batch that outgrew the arena: it was admitted with its first chunk */
+    uint64_t number;     /* 0 = the next one; -EINVAL without a producer, or for an empty batch */
 };
 /* Sends the batch; its memory goes back to the handle, do not touch `batch` again, whatever is returned
  * but -EAGAIN (then it is still open: reap, then submit again). An empty batch completes with 0. The
- * outcome comes by walrus_reap. -EINVAL, -EAGAIN, -ESHUTDOWN, -ECONNRESET, -EOWNERDEAD. */
+ * outcome comes by walrus_reap. -EINVAL, -ESHUTDOWN, -ECONNRESET, -EOWNERDEAD; -EAGAIN with the reason
+ *   RING        too few queue entries are free: reap
+ *   ORDER       a number before this one was refused, or was given, and what follows it is not answered: reap
+ *   OPEN_BATCH, ARENA   it would wait on the bytes that are kept for chunks: submit, abort or reap another */
 WALRUS_API int walrus_batch_submit(walrus_batch *batch,
                                    const struct walrus_submit_options *options) WALRUS_MUST_CHECK;
-/* A batch that outgrows the arena takes its topic with its first chunk, before submit: with `queue` that waits
- * for its turn instead of failing with -EBUSY. Before the first add. 0, -EINVAL, -EOWNERDEAD. */
+/* A batch that outgrows the arena takes its topic with its first chunk, before submit. With `queue` the
+ * walrus_batch_add that sends it waits for its turn, however long that takes, instead of failing with -EBUSY;
+ * not while another stream of this handle has the topic. A program that must not wait there keeps its batches
+ * smaller than the arena's share, and submits them with `queue`. Before the first add. 0, -EINVAL,
+ * -EOWNERDEAD. */
 WALRUS_API int walrus_batch_set_queue(walrus_batch *batch, int queue) WALRUS_MUST_CHECK;
-/* Takes back a submitted batch that still waits for its turn (queue), by the user_data of its submit: its
- * completion is then -ECANCELED. Blocks for one round trip. 0; -ENOENT none waits under it: it was admitted,
- * or decided, or never submitted; -ECONNRESET, -EAGAIN (RING), -EOWNERDEAD. */
+/* Takes back a submitted batch that still waits for its turn (queue), or for the word that a try may succeed
+ * (notify), by the user_data of its submit: its completion is then -ECANCELED. Of several the oldest that
+ * waits. Blocks for one round trip. 0; -ENOENT none waits under it: it was admitted, or decided, or never
+ * submitted; -ECONNRESET, -EAGAIN (RING), -EOWNERDEAD. */
 WALRUS_API int walrus_cancel(walrus *handle, uint64_t user_data) WALRUS_MUST_CHECK;
 /* Drops it; what a stream had sent is rolled back. NULL is fine. */
 WALRUS_API void walrus_batch_abort(walrus_batch *batch);
@@ -407,9 +431,9 @@ struct walrus_completion {
  * itself says -ECONNRESET. */
 WALRUS_API int walrus_reap(walrus *handle, struct walrus_completion *completions, int max) WALRUS_MUST_CHECK;
 /* Waits until at least `count` completions can be reaped, or the connection is lost and nothing more will
- * come. 0, -ETIME, -EINTR, -EINVAL (more than are in flight), -EOWNERDEAD. */
+ * come. 0, -ETIME, -EINTR (a signal handler ran), -EINVAL (more than walrus_in_flight), -EOWNERDEAD. */
 WALRUS_API int walrus_wait(walrus *handle, int count, int64_t timeout_ns) WALRUS_MUST_CHECK;
-/* Batches submitted and not yet reaped. */
+/* Batches submitted whose last completion is not yet reaped. */
 WALRUS_API uint32_t walrus_in_flight(const walrus *handle);
 
 #ifdef __cplusplus

@@ -5,10 +5,10 @@
  * descriptor; wait. A batch larger than one descriptor takes goes in chunks (stream.c) as it is copied.
  *
  * Failure modes
- *   - a refusal with -EAGAIN (the broker's buffers, log space) clears by itself: it is tried again, with pauses
- *     that grow, for MOST_PATIENCE. With struct walrus_retry: that, -EBUSY and -ENOSPC, as long and as often as
- *     it says. Everything else is the caller's. A refusal says that nothing was written, so trying again
- *     writes nothing twice.
+ *   - a refusal with -EAGAIN (the broker's buffers, log space) clears by itself: it is tried again, with
+ *     pauses that grow, for MOST_PATIENCE. With struct walrus_retry: that, -EBUSY and -ENOSPC, as long and as
+ *     often as it says. Everything else is the caller's. A refusal says that nothing was written, so trying
+ *     again writes nothing twice.
  *   - waits between tries are random, from 0 up to a bound that doubles. After -EBUSY the broker is asked to
  *     tell when a try may succeed: that ends the wait. One such request is under way at a time, over all
  *     tries, so that the call keeps its place; it is taken back at the end.

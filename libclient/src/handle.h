@@ -321,8 +321,8 @@ uint32_t walrus__pump(struct walrus *handle);
 /* Nobody waits for this request any more. */
 void walrus__abandon(struct walrus *handle, uint32_t index);
 uint64_t walrus__request_word(const struct walrus *handle, uint32_t index);
-/* The connection is gone: what the ring still holds is taken first. With WALRUS_RECONNECT and -ECONNRESET it is
- * made anew; otherwise the handle is lost and the rest is answered -ECONNRESET. */
+/* The connection is gone: what the ring still holds is taken first. With WALRUS_RECONNECT and -ECONNRESET it
+ * is made anew; otherwise the handle is lost and the rest is answered -ECONNRESET. */
 void walrus__lose(struct walrus *handle, int code, const char *format, ...) printf_like(3, 4);
 /* The handle is lost, whatever the options say. */
 void walrus__end(struct walrus *handle, int code, const char *words);
@@ -354,8 +354,8 @@ bool walrus__reconnect_holds(const struct walrus *handle, uint32_t index);
 bool walrus__reconnect_begin(struct walrus *handle, int *code, char *words, size_t size);
 /* Takes the steps that can be taken now; never waits. Only while link is not LINK_UP. */
 void walrus__reconnect_step(struct walrus *handle);
-/* What is readable when the next step can be taken, besides eventfd and socket: the timer, and in LINK_HELLO the
- * socket of the attempt. */
+/* What is readable when the next step can be taken, besides eventfd and socket: the timer, and in LINK_HELLO
+ * the socket of the attempt. */
 void walrus__reconnect_fds(const struct walrus *handle, int *socket, int *timer);
 /* Something was answered -ESTALE: the producer is somebody else's from now on. */
 void walrus__reconnect_fenced(struct walrus *handle);
@@ -511,9 +511,9 @@ static inline bool walrus__numbered(const struct walrus *handle)
 {
     return handle->welcome.producer != 0;
 }
-/* The number for a write: `wanted`, or the next one if that is 0; 0 without a producer. Nothing changes before
- * walrus__number_sent. -EAGAIN (ORDER): numbers behind a refused one are still in flight; -EINVAL: a number
- * without a producer. */
+/* The number for a write: `wanted`, or the next one if that is 0; 0 without a producer. Nothing changes
+ * before walrus__number_sent. -EAGAIN (ORDER): numbers behind a refused one are still in flight; -EINVAL: a
+ * number without a producer. */
 int walrus__number_next(struct walrus *handle, struct known_topic *known, uint64_t wanted,
                         uint64_t *number) must_check;
 /* The write with that number was submitted. */

@@ -8,12 +8,13 @@
  *                        lingers: writes are in flight -------'  the last of them is answered
  *
  * Uses are topic handles, open batches and the cache for the blocking calls, which holds up to MOST_NAMES of
- * them: the one used longest ago makes room. There is one known_topic for each name, and it stays while writes
- * are in flight, so that whoever opens the name again counts on in the same series of batch numbers.
+ * them: the one used longest ago makes room. There is one known_topic for each name, and it stays while
+ * writes are in flight, so that whoever opens the name again counts on in the same series of batch numbers.
  *
  * A topic that was asked for without DESCRIPTOR_CREATE is one that exists, so any later write may use it.
- * Completions are met in the middle of other calls, so the last of them only notes that there may be something
- * to give back (`unused_topics`); walrus__sweep_topics does it, at the end of a call, if there is credit. */
+ * Completions are met in the middle of other calls, so the last of them only notes that there may be
+ * something to give back (`unused_topics`); walrus__sweep_topics does it, at the end of a call, if there is
+ * credit. */
 #include "handle.h"
 
 #define BUCKETS    256u

@@ -13,12 +13,12 @@
  *
  * Waiting for the turn (`queue`): the first chunk carries DESCRIPTOR_QUEUE, and whoever sent it waits for its
  * answer before anything else is done, unless it is the last one, too. So nothing of this handle ever waits
- * behind a chunk that waits for others. While another stream of this handle has the same topic the first chunk
- * does not queue (-EBUSY if another handle waits there): the wait would be for oneself.
+ * behind a chunk that waits for others. While another stream of this handle has the same topic the first
+ * chunk does not queue (-EBUSY if another handle waits there): the wait would be for oneself.
  *
- * An entry in parts: its piece in the current chunk is the last record there and grows (`part_here`). When the
- * chunk is full, or must go, the piece is cut at a page; what is behind is kept in `tail` and begins the next
- * chunk.
+ * An entry in parts: its piece in the current chunk is the last record there and grows (`part_here`). When
+ * the chunk is full, or must go, the piece is cut at a page; what is behind is kept in `tail` and begins the
+ * next chunk.
  *
  * Failure modes
  *   - a chunk is answered with an error: the stream has failed; that is what put and finish say from then on.

@@ -1,11 +1,11 @@
-/* race.c: the library in several threads, each with a handle of its own, and a small broker in another one, all
- * on the very same mappings, for the thread sanitizer (which knows shared memory by address, and cannot run under
- * Criterion). A plain program: exit 0 and "ok", or what went wrong.
+/* race.c: the library in several threads, each with a handle of its own, and a small broker in another one,
+ * all on the very same mappings, for the thread sanitizer (which knows shared memory by address, and cannot
+ * run under Criterion). A plain program: exit 0 and "ok", or what went wrong.
  *
- * The handshake is real; then each handle's pointers into its two files are replaced by the broker's own. Each
- * client keeps several batches in flight, queued, notified, as appends and in chunks, waits in every way there
- * is, and checks every answer. The broker reads payload and records before it answers, parks, and signals, as
- * layout.h says. */
+ * The handshake is real; then each handle's pointers into its two files are replaced by the broker's own.
+ * Each client keeps several batches in flight, queued, notified, as appends and in chunks, waits in every way
+ * there is, and checks every answer. The broker reads payload and records before it answers, parks, and
+ * signals, as layout.h says. */
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>

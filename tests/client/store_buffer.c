@@ -1,10 +1,10 @@
 /* store_buffer.c: a store buffer in software.
  *
- * Store-buffering is what the fences of the two wake-up protocols are there for (layout.h): each side stores one
- * word and loads the other one's, and both loads may be done before either store is seen. A test that waits for
- * the processor to do that sees it once in many thousand rounds, if at all. Here it happens every time: stores
- * are kept in a queue, in order; the own loads see them, nobody else does. A fence writes them out. Only while a
- * trap is set: at other times every store is seen at once. */
+ * Store-buffering is what the fences of the two wake-up protocols are there for (layout.h): each side stores
+ * one word and loads the other one's, and both loads may be done before either store is seen. A test that
+ * waits for the processor to do that sees it once in many thousand rounds, if at all. Here it happens every
+ * time: stores are kept in a queue, in order; the own loads see them, nobody else does. A fence writes them
+ * out. Only while a trap is set: at other times every store is seen at once. */
 #include "store_buffer.h"
 
 #include <stdbool.h>

@@ -1,7 +1,7 @@
-/* The library's two fences: one between publishing and looking whether the broker is parked, one between saying
- * when to be woken and looking at the ring. The library here is built on store_buffer.h, the fake is not: so
- * whatever the library has stored without a fence the fake has not seen yet when it matters. Remove either
- * fence, and the test of its name fails, each time. */
+/* The library's two fences: one between publishing and looking whether the broker is parked, one between
+ * saying when to be woken and looking at the ring. The library here is built on store_buffer.h, the fake is
+ * not: so whatever the library has stored without a fence the fake has not seen yet when it matters. Remove
+ * either fence, and the test of its name fails, each time. */
 #include "../../libclient/src/handle.h"
 #include "fake.h"
 #include "store_buffer.h"

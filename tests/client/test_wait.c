@@ -441,7 +441,11 @@ static int child_calls(walrus_batch *batch, walrus_entries *entries)
         walrus_batch_add(batch, "x", 1),
         walrus_batch_trim(batch, 0),
         walrus_batch_set_type(batch, 1),
+        walrus_batch_add_part(batch, "x", 1, 0),
+        walrus_batch_set_queue(batch, 1),
         walrus_batch_submit(batch, NULL),
+        walrus_cancel(handle, 1),
+        walrus_query(topic, 1, NULL),
         walrus_reap(handle, &c, 1),
         walrus_wait(handle, 1, 0),
         walrus_get_info(handle, &info),
@@ -451,6 +455,9 @@ static int child_calls(walrus_batch *batch, walrus_entries *entries)
         if (codes[i] != -EOWNERDEAD)
             return i + 1;
     }
+    if (walrus_topic_last_number(topic) != 0 || walrus_topic_durable_next(topic) != 0 ||
+        walrus_topic_written_next(topic) != 0)
+        return 101;
     walrus_batch_abort(batch);
     walrus_topic_close(topic);
     walrus_entries_release(entries);

@@ -485,8 +485,8 @@ Test(walrusd, blocking_calls_queue_and_retry_until_the_topic_is_free)
 
 Test(walrusd, a_ring_full_of_waiting_batches_does_not_block_the_stream_that_others_wait_for)
 {
-    /* Ours: a stream on "u", and all the ring allows waiting for "t". The other's: a stream on "t", and a batch
-     * that waits for "u". */
+    /* Ours: a stream on "u", and all the ring allows waiting for "t". The other's: a stream on "t", and a
+     * batch that waits for "u". */
     walrus_close(handle);
     handle = connect_with((struct walrus_connect_options){.queue_entries = 8});
     walrus *other = connect_with((struct walrus_connect_options){.queue_entries = 8});
@@ -606,4 +606,41 @@ Test(walrusd, an_entry_in_parts_is_read_back_in_one)
     cr_assert_eq(memcmp(e.data, bytes, length), 0);
     walrus_entries_release(entries);
     free(bytes);
+}
+
+/* What the dead one had: a stream, in a process whose child keeps every descriptor open. */
+static void hold_and_fork(int ready)
+{
+    walrus *own = connect_with((struct walrus_connect_options){.spin_ns = 0});
+    hold_topic(own, "t");
+    if (fork() == 0) {
+        alarm(30);
+        for (;;)
+            pause();
+    }
+    cr_assert_eq(write(ready, "x", 1), 1);
+    for (;;)
+        pause();
+}
+
+Test(walrusd, a_connection_ends_with_its_process_whatever_a_child_keeps_open)
+{
+    int ready[2];
+    char byte;
+    cr_assert_eq(pipe2(ready, O_CLOEXEC), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        setpgid(0, 0);
+        hold_and_fork(ready[1]);
+    }
+    cr_assert_eq(read(ready[0], &byte, 1), 1);
+    cr_assert_eq(walrus_append_for_topic(handle, "t", "x", 1, NULL, NULL), -EBUSY);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    struct walrus_write_options options = {.size = sizeof options, .queue = 1, .deadline_ns = 20000000000};
+    struct walrus_receipt receipt;
+    cr_assert_eq(walrus_append_for_topic(handle, "t", "x", 1, &options, &receipt), 0, "%s",
+                 walrus_error(handle));
+    cr_assert_eq(receipt.first_sequence, 1); /* the stream left nothing */
+    kill(-child, SIGKILL);
 }
