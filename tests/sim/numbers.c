@@ -20,14 +20,38 @@
 
 #define FIRST_UID 1000u
 
+/* Two of those without names are one user's. */
 static uint32_t uid_of(uint32_t role)
 {
-    return FIRST_UID + role;
+    return FIRST_UID + (role == SIM_NAMED + 1 ? SIM_NAMED : role);
 }
 
 const void *run_owner(const struct run_state *run, uint32_t role)
 {
     return (const char *)run + 16 + role;
+}
+
+/* ------------------------------------------------------------------------------ what is known */
+
+/* The last chunk of a stream has gathered while a group with another one of its chunks failed: it will be
+ * answered with the error, and its number is free from then on. */
+static void find_dead_streams(struct run_state *run)
+{
+    for (struct sim_stream *stream = run->streams; stream != NULL; stream = stream->next) {
+        struct batch *batch = ledger_at(run->ledger, stream->batch);
+        if (stream->role == 0 || !stream->sent_last || !stream->open || stream->dead ||
+            !stream->stream.failed || batch->fate != FATE_OPEN)
+            continue;
+        stream->dead = true;
+        batch->flying = false;
+        batch->fate = FATE_FAILED;
+    }
+}
+
+void run_numbers(struct run_state *run, uint8_t producer, uint32_t topic, uint32_t *last, uint32_t *admitted)
+{
+    find_dead_streams(run);
+    ledger_numbers(run->ledger, producer, topic, last, admitted);
 }
 
 /* ------------------------------------------------------------------------------ joining */
@@ -106,7 +130,13 @@ static void join_named(struct run_state *run, uint32_t role, bool at_start)
     check_bug(producer != 0); /* the named ones are few */
     run->producers[role] = handle;
     /* Another id: nothing of it is committed, which the queries must then say. */
-    ledger->producers[producer - 1].id = log_producer_id(handle);
+    uint64_t id = log_producer_id(handle), before = ledger->producers[producer - 1].id;
+    ledger->producers[producer - 1].id = id;
+    for (uint32_t i = 0; i < ledger->producer_count && id != before; i++) {
+        if (i + 1 != producer && ledger->producers[i].id == id)
+            ledger_fail(ledger, "producer %u gets the id %llx of producer %u", producer,
+                        (unsigned long long)id, i + 1);
+    }
     if (at_start)
         resolve(run, producer, handle);
 }
@@ -167,7 +197,7 @@ static void compare(struct run_state *run, uint32_t role, uint32_t topic)
 {
     struct ledger *ledger = run->ledger;
     uint32_t last, admitted;
-    ledger_numbers(ledger, ledger->roles[role], topic, &last, &admitted);
+    run_numbers(run, ledger->roles[role], topic, &last, &admitted);
     uint64_t said = log_last_number(run->log, run->producers[role], run_topic(run, topic));
     if (said != last)
         ledger_fail(ledger, "G5: topic %u: the last number of producer %u is said to be %llu, it is %u",
@@ -234,7 +264,7 @@ void run_strangers(struct run_state *run)
         if (run->producers[role] == NULL)
             continue;
         uint64_t id = log_producer_id(run->producers[role]);
-        if (log_producer_again(run->log, id, uid_of(role) + (role >= SIM_NAMED), &handle) != -EACCES)
+        if (log_producer_again(run->log, id, uid_of(role) + (role < SIM_NAMED ? 0 : 100), &handle) != -EACCES)
             ledger_fail(ledger, "the id of producer %u is given to somebody else", ledger->roles[role]);
         if (log_producer_again(run->log, id + (UINT64_C(1) << 40), uid_of(role), &handle) != -ENODATA)
             ledger_fail(ledger, "an id that was never given is taken for a new one");
@@ -290,7 +320,7 @@ void run_judge_number(struct run_state *run, const struct write *write, const st
 uint32_t run_next_number(struct run_state *run, uint32_t role, uint32_t topic)
 {
     uint32_t last, admitted;
-    ledger_numbers(run->ledger, run->ledger->roles[role], topic, &last, &admitted);
+    run_numbers(run, run->ledger->roles[role], topic, &last, &admitted);
     return admitted + 1;
 }
 
@@ -408,7 +438,7 @@ void run_resubmit(struct run_state *run)
                 continue;
             compare(run, role, topic);
             uint32_t last, admitted;
-            ledger_numbers(ledger, producer, topic, &last, &admitted);
+            run_numbers(run, producer, topic, &last, &admitted);
             for (uint32_t number = last; number > 0 && number + 2 > last; number--)
                 run_again(run, role, topic, number, seed_chance(&run->seed, 200));
             run_again(run, role, topic, 1, false);
@@ -443,6 +473,7 @@ void run_disorder(struct run_state *run, uint32_t role, uint32_t topic)
 void run_ask(struct run_state *run)
 {
     struct ledger *ledger = run->ledger;
+    find_dead_streams(run);
     for (uint32_t i = 0; i < ledger->count && run_alive(run) && ledger->failure[0] == 0; i++) {
         const struct batch *batch = &ledger->batches[i];
         if (batch->claim == 0)

@@ -170,6 +170,12 @@ static void answered(struct write *write)
     bool decides = stream == NULL || write->last || write->result != 0;
     if (heard && run->log != NULL && log_failed(run->log) != NULL)
         ledger_fail(run->ledger, "G10: batch %u is answered after the log has failed", batch->id);
+    if (stream != NULL && stream->dead) { /* known already; the batch may have been sent again */
+        if (heard && write->result >= 0)
+            ledger_fail(run->ledger, "batch %u is answered %d, and a chunk of it was lost", batch->id,
+                        write->result);
+        heard = false;
+    }
     if (heard && decides)
         batch->flying = false;
     if (heard && decides && batch->fate == FATE_OPEN) {
@@ -235,7 +241,7 @@ static int submit(struct run_state *run, const struct write *model, uint32_t bat
     run->wrote = true;
     uint32_t topic = ledger_at(run->ledger, batch_id)->topic, last = 0, before = 0;
     if (role != 0)
-        ledger_numbers(run->ledger, run->ledger->roles[role - 1], topic, &last, &before);
+        run_numbers(run, run->ledger->roles[role - 1], topic, &last, &before);
     int error = log_write(run->log, &pending->write);
     if (role != 0 && whole)
         run_judge_number(run, &pending->write, ledger_at(run->ledger, batch_id), error, last, before);

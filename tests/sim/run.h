@@ -26,6 +26,7 @@ struct sim_stream {
     uint32_t number; /* that its last chunk will have; 0: the next one then */
     bool open;       /* not ended in any way */
     bool sent_last;
+    bool dead; /* a chunk of it was lost after the last one was taken: the answer will say so */
     struct sim_stream *next;
 };
 
@@ -119,6 +120,8 @@ int run_send(struct run_state *run, uint32_t batch, const void *owner, uint8_t l
 bool run_troubled(const struct run_state *run);
 struct sim_stream *run_stream_of(struct run_state *run, uint32_t batch, const void *owner);
 const void *run_owner(const struct run_state *run, uint32_t role);
+/* What is committed and admitted now: see ledger_numbers. */
+void run_numbers(struct run_state *run, uint8_t producer, uint32_t topic, uint32_t *last, uint32_t *admitted);
 uint32_t run_next_number(struct run_state *run, uint32_t role, uint32_t topic);
 /* A start serves: takes the producers of the lives before, and learns which of their numbers are committed. */
 void run_resume(struct run_state *run);

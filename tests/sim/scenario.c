@@ -349,6 +349,30 @@ static void behind_a_failure(struct run_state *run)
     run_settle(run);
 }
 
+/* At level accepted a stream is answered as soon as its last chunk is copied; another one is in the device then,
+ * and fails. */
+static void early_answer(struct run_state *run)
+{
+    run->ledger->levels[3] = LEVEL_ACCEPTED;
+    run_start(run);
+    run_write(run, 3, 4, 1, 100);
+    run_settle(run);
+    run_idle(run, 3 * SECOND);
+    if (!run_alive(run))
+        return;
+    fail_next_group_twice(run);
+    struct sim_stream *big = run_stream(run, 3, 4, 5000);
+    run_chunk(run, big, 9000);
+    if (run_alive(run))
+        log_turn(run->log);
+    run_stream_all(run, big, 50000);
+    run_settle(run);
+    run_write(run, 3, 4, 1, 100);
+    run_settle(run);
+    run_idle(run, SECOND / 2);
+    run_check(run);
+}
+
 static void numbers_and_levels(struct run_state *run)
 {
     run->ledger->levels[2] = LEVEL_WRITTEN;
@@ -427,9 +451,10 @@ const struct scenario scenarios[] = {
     {"clean-stop", a_few_batches, false, clean_stop, false, false},
     {"levels", a_few_batches, false, levels, false, false},
     {"producers", a_few_numbers, true, producers, false, false},
-    {"numbers-behind-a-failure", a_few_batches, false, behind_a_failure, false, false},
+    {"numbers-behind-a-failure", a_few_batches, false, behind_a_failure, false, true},
     {"numbers-and-levels", a_few_batches, false, numbers_and_levels, false, false},
     {"forgotten-producers", three_anonymous, true, forgotten, false, false},
+    {"early-answer", a_few_batches, false, early_answer, false, true},
     {"start-with-producers", a_few_numbers, true, start_only, true, false},
 };
 const uint32_t scenario_count = array_count(scenarios);

@@ -10,7 +10,7 @@ struct scenario {
     bool before_killed;                    /* they end by a kill, not a clean stop */
     void (*act)(struct run_state *run);    /* starts the log itself */
     bool start_too;                        /* cut the start as well, not only what follows */
-    bool big;                              /* many blocks: fewer images for each point */
+    bool big;                              /* many blocks or points: fewer images for each point */
 };
 
 extern const struct scenario scenarios[];

@@ -55,55 +55,51 @@ Test(mutation, g1_is_broken_without_a_single_one_of_some_flushes)
 
 /* ------------------------------------------------------------------------------ numbers */
 
-static void finds_wrong_numbers(enum mutant wrong, const char *words)
+static void finds_wrong_numbers(enum mutant wrong, const char *scenario)
 {
-    static const char *const names[] = {"producers", "numbers-behind-a-failure", "numbers-and-levels",
-                                        "forgotten-producers", "start-with-producers"};
     struct explore_options options = explore_defaults();
-    struct explore_result result = {0};
     mutant = wrong;
-    for (uint32_t i = 0; i < array_count(names) && !result.failed; i++)
-        result = explore_crashes(scenario_find(names[i]), &options);
+    struct explore_result result = explore_crashes(scenario_find(scenario), &options);
     cr_assert(result.failed, "mistake %d was not noticed", wrong);
-    cr_assert(strstr(result.text, words) != NULL, "mistake %d shows as: %s", wrong, result.text);
+    cr_assert(strstr(result.text, "G5") != NULL, "mistake %d shows as: %s", wrong, result.text);
 }
 
 Test(mutation, g5_is_broken_without_the_check_of_duplicates)
 {
-    finds_wrong_numbers(MUTANT_TAKES_DUPLICATES, "G5");
+    finds_wrong_numbers(MUTANT_TAKES_DUPLICATES, "producers");
 }
 
 Test(mutation, g5_is_broken_without_the_check_of_the_order)
 {
-    finds_wrong_numbers(MUTANT_TAKES_ANY_ORDER, "G5");
+    finds_wrong_numbers(MUTANT_TAKES_ANY_ORDER, "producers");
 }
 
 Test(mutation, g5_is_broken_if_nothing_is_dropped_behind_a_failure)
 {
-    finds_wrong_numbers(MUTANT_KEEPS_WHAT_FOLLOWS, "G5");
+    finds_wrong_numbers(MUTANT_KEEPS_WHAT_FOLLOWS, "numbers-behind-a-failure");
 }
 
 Test(mutation, g5_is_broken_without_the_pairs_of_the_checkpoint)
 {
-    finds_wrong_numbers(MUTANT_LOSES_PAIRS, "");
+    finds_wrong_numbers(MUTANT_LOSES_PAIRS, "numbers-and-levels");
 }
 
 Test(mutation, g5_is_broken_without_the_horizon_of_the_checkpoint)
 {
-    finds_wrong_numbers(MUTANT_LOSES_HORIZON, "G5");
+    finds_wrong_numbers(MUTANT_LOSES_HORIZON, "forgotten-producers");
 }
 
 Test(mutation, g5_is_broken_if_admitted_counts_as_committed)
 {
-    finds_wrong_numbers(MUTANT_COUNTS_EARLY, "G5");
+    finds_wrong_numbers(MUTANT_COUNTS_EARLY, "producers");
 }
 
 Test(mutation, g5_is_broken_if_forgotten_producers_count_as_new)
 {
-    finds_wrong_numbers(MUTANT_TAKES_FORGOTTEN, "G5");
+    finds_wrong_numbers(MUTANT_TAKES_FORGOTTEN, "forgotten-producers");
 }
 
 Test(mutation, g5_is_broken_without_the_numbers_of_the_log)
 {
-    finds_wrong_numbers(MUTANT_NUMBERS_WITHOUT_LOG, "G5");
+    finds_wrong_numbers(MUTANT_NUMBERS_WITHOUT_LOG, "start-with-producers");
 }
