@@ -17,8 +17,12 @@
 
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static struct fake fake;
@@ -216,4 +220,68 @@ Test(rules, options_of_an_older_and_of_a_newer_program_are_understood)
     newer.more = 1;
     cr_assert_eq(walrus_append_for_topic(handle, "t", "x", 1, &newer.known, NULL), -EINVAL);
     cr_assert_not_null(strstr(walrus_error(handle), "walrus_write_options"));
+}
+
+/* -------------------------------------------------------------------------------- no system call */
+
+static char add_filter_failed, all_good;
+
+static bool add_filter(void)
+{
+    /* What ends a thread is allowed, and the clock, which is a call where the vdso does not have it. */
+    int allowed[] = {SYS_clock_gettime, SYS_futex, SYS_exit, SYS_madvise, SYS_munmap, SYS_rt_sigprocmask};
+    struct sock_filter filter[array_count(allowed) + 3];
+    unsigned n = 0, count = array_count(allowed);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    for (unsigned i = 0; i < count; i++)
+        filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i],
+                                                   (unsigned char)(count - i), 0);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {(unsigned short)n, filter};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+/* Any other system call kills the process. (A failed assertion would be one, too.) */
+static void *use_without_system_calls(void *unused)
+{
+    (void)unused;
+    struct walrus_submit_options options = {.size = sizeof options, .queue = 1, .deadline_ns = 1000000000000};
+    bool good = true;
+    if (!add_filter())
+        return &add_filter_failed;
+    for (uint64_t i = 0; i < 2000; i++) {
+        walrus_batch *batch;
+        void *data;
+        uint64_t answered = __atomic_load_n(&fake.answered, __ATOMIC_RELAXED);
+        options.append = i % 3 == 0;
+        good = good && walrus_batch_begin(topic, &batch) == 0 &&
+               walrus_batch_reserve(batch, 100, &data) == 0 && walrus_batch_trim(batch, 50) == 0 &&
+               walrus_batch_submit(batch, &options) == 0;
+        while (good && __atomic_load_n(&fake.answered, __ATOMIC_RELAXED) == answered) {
+        }
+        struct walrus_completion c;
+        good = good && walrus_reap(handle, &c, 1) == 1 && c.result == 0;
+        (void)walrus_topic_durable_next(topic);
+    }
+    return good ? &all_good : NULL;
+}
+
+Test(rules, nothing_from_begin_to_reap_is_a_system_call_while_the_broker_is_awake)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    cr_skip("SKIPPED: the sanitizer makes system calls of its own");
+#endif
+    fake_pause(&fake);
+    fake.swallow = fake.busy = true;
+    fake_resume(&fake);
+    pthread_t thread;
+    void *good = NULL;
+    cr_assert_eq(walrus_append_for_topic(handle, "t", "x", 1, NULL, NULL), 0); /* it is awake from here on */
+    cr_assert_eq(pthread_create(&thread, NULL, use_without_system_calls, NULL), 0);
+    cr_assert_eq(pthread_join(thread, &good), 0);
+    if (good == &add_filter_failed)
+        cr_skip("SKIPPED: no seccomp filters here");
+    cr_assert_eq(good, &all_good);
 }
