@@ -94,7 +94,7 @@ static void follow_for_ever(walrus *handle, const char *topic)
 __attribute__((noreturn)) static void be_client(const struct run *run, uint64_t seed)
 {
     char producer[32], topic_name[32];
-    enum plan plan = random_below(&seed, PLAN_COUNT);
+    enum plan plan = (enum plan)random_below(&seed, PLAN_COUNT);
     walrus *handle;
     walrus_topic *topic;
     struct walrus_connect_options options = {.timeout_ns = 20 * NS_PER_S};

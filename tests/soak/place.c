@@ -329,6 +329,12 @@ static uint64_t log_memory_kib(const struct run *run)
     return rc == 0 ? snapshot.values.log_memory_bytes >> 10 : 0;
 }
 
+static void status_field(const char *line, const char *name, uint64_t *kib)
+{
+    if (strncmp(line, name, strlen(name)) == 0)
+        *kib = strtoull(line + strlen(name), NULL, 10);
+}
+
 int broker_footprint(const struct run *run, struct footprint *footprint, struct error *err)
 {
     char path[64], line[256];
@@ -341,13 +347,9 @@ int broker_footprint(const struct run *run, struct footprint *footprint, struct 
     if (file == NULL)
         return error_set(err, -errno, "%s: %s: did the broker end?", path, strerror(errno));
     while (fgets(line, sizeof line, file) != NULL) {
-        unsigned long long kib = 0;
-        if (sscanf(line, "VmRSS: %llu", &kib) == 1)
-            footprint->rss_kib = kib;
-        else if (sscanf(line, "VmSize: %llu", &kib) == 1)
-            footprint->size_kib = kib;
-        else if (sscanf(line, "VmHWM: %llu", &kib) == 1)
-            footprint->hwm_kib = kib;
+        status_field(line, "VmRSS:", &footprint->rss_kib);
+        status_field(line, "VmSize:", &footprint->size_kib);
+        status_field(line, "VmHWM:", &footprint->hwm_kib);
     }
     fclose(file);
     return footprint->rss_kib > 0 ? 0 : error_set(err, -ESRCH, "%s: the broker has ended", path);
