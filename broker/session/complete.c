@@ -111,6 +111,7 @@ static void learn_group_time(struct server *server, const struct write *write)
         write->durable_ns < write->submitted_ns)
         return;
     server->group_seen = write->group;
+    share_learn(server, write->durable_ns - write->submitted_ns);
     server->group_ns += (write->durable_ns - write->submitted_ns - server->group_ns) / 8;
 }
 
@@ -144,6 +145,7 @@ void complete_write_done(struct write *write)
     check_bug(session->server->writes_in_log > 0);
     session->server->writes_in_log--;
     learn_group_time(session->server, write);
+    share_answered(session);
     if (request->answered) {
         request_free(request);
         return;

@@ -24,7 +24,8 @@
 
 static bool blocked(const struct session *session)
 {
-    return session->held != NULL || (TAILQ_EMPTY(&session->pool) && session->pool_used == session->pool_size);
+    return session->held != NULL ||
+           (TAILQ_EMPTY(&session->pool) && session->pool_used == session->pool_size) || share_waits(session);
 }
 
 static bool at_final_tail(const struct session *session)
@@ -69,8 +70,10 @@ bool drain_session(struct session *session, uint64_t *bytes)
     if (session->state == SESSION_LEAVING)
         queue_leaving(session);
     for (uint32_t n = 0; n < DRAIN_DESCRIPTORS && *bytes < limit; n++) {
-        if (session->state == SESSION_ENDED || blocked(session))
+        if (session->state == SESSION_ENDED || blocked(session)) {
+            server->share_held_back |= share_waits(session);
             return false;
+        }
         if (session->fencing && !session->fenced && session->sq.mirror.c_head == session->fence_tail)
             producer_fence_reached(session);
         if (at_final_tail(session)) {
@@ -94,7 +97,9 @@ bool drain_session(struct session *session, uint64_t *bytes)
         server->stat_dirty = true;
         if (!credit_kept(session))
             return false;
+        uint64_t before = *bytes;
         admit(session, &descriptor, io_now(server->io), bytes);
+        share_charge(session, *bytes - before);
     }
     return session->state != SESSION_ENDED;
 }
@@ -124,6 +129,7 @@ void drain_all(struct server *server)
 {
     uint64_t bytes = 0;
     uint64_t count = server->values.session_active;
+    share_turn(server);
     for (; count > 0 && bytes < TURN_BYTES; count--) {
         struct session *session = TAILQ_FIRST(&server->active);
         if (session == NULL)
@@ -152,8 +158,10 @@ bool drain_park_all(struct server *server)
     bool found = false;
     for (session = TAILQ_FIRST(&server->active); session != NULL; session = next) {
         next = TAILQ_NEXT(session, activity);
-        if (session->state != SESSION_LIVE || blocked(session))
+        if (session->state != SESSION_LIVE || blocked(session)) {
+            server->share_held_back |= share_waits(session);
             continue;
+        }
         if (at_final_tail(session) || still_empty(session)) {
             session_park(session);
             server->values.session_parks++;

@@ -75,6 +75,9 @@ static int64_t earliest_deadline(const struct server *server)
     int64_t next = deadline_next(server);
     if (next < deadline)
         deadline = next;
+    next = share_deadline(server);
+    if (next < deadline)
+        deadline = next;
     int64_t idle = stream_idle_deadline(server);
     if (idle < deadline)
         deadline = idle;

@@ -225,7 +225,11 @@ struct account {
     uid_t uid;
     uint32_t connections; /* half-open ones included */
     uint64_t shared;
-    uint64_t queue; /* entries of its rings */
+    uint64_t queue;  /* entries of its rings */
+    uint32_t writes; /* undecided ones of its sessions */
+    int64_t time_ns; /* of the device, used: see share.c */
+    int64_t present_until_ns;
+    uint64_t group_charged; /* server->group_seen when a group was charged last */
     TAILQ_ENTRY(account) link;
 };
 TAILQ_HEAD(account_list, account);
@@ -344,6 +348,11 @@ struct server {
     int64_t group_ns; /* how long a group takes: a moving average */
     uint64_t group_seen;
     uint64_t writes_in_log; /* taken and not answered */
+
+    bool shared;            /* several users are present: share.c */
+    bool share_held_back;   /* a session was not drained for that */
+    int64_t share_least_ns; /* account of the user that is behind all others */
+    int64_t small_group_ns; /* shortest time of a group, of late; 0: none yet */
     int64_t log_deadline;
     int64_t spin_checked_ns; /* load looked at */
     bool crowded;            /* more runnable threads than cores */
@@ -539,6 +548,14 @@ void producer_release(struct session *session);
 
 /* server.c */
 void server_poll_events(struct server *server);
+
+/* share.c */
+void share_turn(struct server *server);
+bool share_waits(const struct session *session); /* not to be drained now */
+void share_charge(struct session *session, uint64_t bytes);
+void share_answered(struct session *session);
+void share_learn(struct server *server, int64_t group_ns);
+int64_t share_deadline(const struct server *server);
 
 /* spin.c */
 void spin_start(struct server *server);
