@@ -501,6 +501,38 @@ Test(reconnect, what_a_broker_that_stops_did_not_take_is_sent_to_the_next_one)
     expect_entries("t", 1, 4);
 }
 
+Test(reconnect, a_topic_may_be_closed_while_it_is_opened_again)
+{
+    walrus_topic *other = open_topic(handle, "other");
+    fake_down(&fake);
+    notice();
+    fake.hold_opens = true;
+    fake_up(&fake);
+    for (uint32_t held = 0; held < 2;) { /* until it is reopening */
+        struct walrus_completion c;
+        cr_assert_eq(walrus_reap(handle, &c, 1), 0);
+        fake_pause(&fake);
+        held = fake.held_count;
+        fake_resume(&fake);
+    }
+    walrus_topic_close(other);
+    fake_pause(&fake);
+    fake.hold_opens = false;
+    fake_answer_held(&fake, fake.held_count);
+    cr_assert_eq(fake.seen[OP_CLOSE], 0);
+    fake_resume(&fake);
+    send_one(topic, 1);
+    expect(1, 0, 0, 1);
+    for (uint64_t closed = 0; closed == 0; sched_yield()) {
+        struct walrus_completion c;
+        cr_assert_eq(walrus_reap(handle, &c, 1), 0);
+        walrus_topic_close(open_topic(handle, "another"));
+        fake_pause(&fake);
+        closed = fake.seen[OP_CLOSE];
+        fake_resume(&fake);
+    }
+}
+
 Test(reconnect, a_new_name_is_not_asked_for_while_the_others_are_opened_again)
 {
     append("one", "1");
@@ -839,15 +871,56 @@ Test(reconnect, completions_that_were_not_reaped_keep_the_fd_readable_while_ther
     cr_assert_eq(walrus_wait(handle, 1, -1), 0);
     cr_assert(fd_readable(handle));
     fake_down(&fake);
+    struct walrus_write_options soon = {.size = sizeof soon, .deadline_ns = 1000000, .user_data = 2};
+    cr_assert_eq(walrus_append_for_topic(handle, "t", "x", 1, &soon, NULL), -EINPROGRESS);
     for (int i = 0; i < 3; i++) {
         struct walrus_completion none;
         cr_assert_eq(walrus_reap(handle, &none, 0), 0);
         cr_assert_eq(walrus_wait(handle, 1, 0), 0);
         cr_assert(fd_readable(handle));
     }
-    expect(1, 0, 0, 1);
-    loop_until(1, 5); /* the hang-up and the first attempts */
     fake_up(&fake);
+    append("other", "until it is connected again");
+    cr_assert_eq(info().reconnects, 1);
+    cr_assert(fd_readable(handle));
+    expect(1, 0, 0, 1);
+    expect(2, 0, 0, 2);
+    cr_assert(!fd_readable(handle));
+}
+
+Test(reconnect, a_signal_that_came_with_the_hang_up_does_not_keep_the_loop_busy)
+{
+    cr_assert(!fd_readable(handle));
+    fake.hold_writes = true;
+    send_one(topic, 1);
+    wait_until_held(1);
+    fake_pause(&fake);
+    fake_answer_held(&fake, 1);
+    fake_resume(&fake);
+    fake_down(&fake);
+    cr_assert_lt(loop_until(1, -1), 40);
+    uint32_t turns = 0;
+    for (int i = 0; i < 3; i++) {
+        struct walrus_completion c;
+        struct pollfd fd = {.fd = walrus_fd(handle), .events = POLLIN};
+        for (; turns < 60 && poll(&fd, 1, 60) == 1; turns++)
+            cr_assert_eq(walrus_reap(handle, &c, 1), 0);
+    }
+    cr_assert_lt(turns, 60);
+}
+
+Test(reconnect_otherwise, the_timer_of_the_attempts_is_quiet_once_it_is_connected)
+{
+    WITH(.reconnect_ns = 20000000, .timeout_ns = 20000000);
+    die();
+    append("t", "x");
+    struct walrus_completion c;
+    cr_assert(!fd_readable(handle));
+    cr_assert_eq(walrus_reap(handle, &c, 1), 0);
+    struct pollfd fd = {.fd = walrus_fd(handle), .events = POLLIN};
+    cr_assert_eq(poll(&fd, 1, 100), 0);
+    cr_assert_eq(info().reconnects, 1);
+    end();
 }
 
 /* --------------------------------------------------------------------------------- ends and refusals */
@@ -1126,6 +1199,7 @@ Test(reconnect, a_forked_child_can_do_nothing_with_it_and_does_not_hold_the_old_
     cr_assert_eq(pipe(done), 0);
     pid_t child = fork();
     if (child == 0) {
+        close(done[1]); /* it ends with its parent, however that ends */
         struct walrus_completion c;
         char byte = walrus_reap(handle, &c, 1) == -EOWNERDEAD &&
                     walrus_append_for_topic(handle, "t", "x", 1, NULL, NULL) == -EOWNERDEAD;
