@@ -136,9 +136,9 @@ static int try_once(struct stream *stream)
     rc = fill(stream);
     if (rc == 0) {
         rc = walrus_batch_submit(stream->batch, &options);
-        if (rc != -EAGAIN)
+        if (rc != -EAGAIN) /* else it is still open */
             stream->batch = NULL;
-        return rc < 0 ? note(stream, rc) : outcome(stream);
+        rc = rc < 0 ? note(stream, rc) : outcome(stream);
     }
     int error = errno;
     walrus_batch_abort(stream->batch);
