@@ -227,13 +227,13 @@ static int end_stream(struct walrus_batch *batch, int code, struct answer *answe
 static int write_once(const struct write_call *call, struct answer *answer)
 {
     struct walrus *handle = call->handle;
+    *answer = (struct answer){.done = false};
     struct walrus_batch *batch = walrus__batch_new(handle);
     if (batch == NULL)
         return walrus__fail(handle, -ENOMEM, REASON_NONE, "no memory for a batch");
     batch->known = call->known;
     batch->queue = call->options.queue == 1;
     batch->deadline = call->deadline;
-    *answer = (struct answer){.done = false};
     int code = fill(call, batch);
     if (code == 0)
         code = finish(call, batch, answer);

@@ -294,6 +294,7 @@ int walrus__known_for_call(struct walrus *handle, const char *name, bool create,
         int code = walrus__known_open(handle, name, length, LEVEL_TOPIC, create, deadline, &known);
         if (code < 0)
             return code;
+        check_bug(known != NULL);
         known->cached = true;
         handle->name_count++;
     } else {

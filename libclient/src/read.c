@@ -124,7 +124,7 @@ static int read_entries(struct read_call *call)
     int64_t begin = walrus__now();
     uint32_t attempt = 0;
     for (;;) {
-        struct completion c;
+        struct completion c = {.result = 0};
         int code = ask(call, &c);
         if (code < 0)
             return code;

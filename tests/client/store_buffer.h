@@ -16,10 +16,12 @@ void store_buffer_fence(void);
 void store_buffer_trap(const void *first, const void *then, void (*step)(void));
 
 #ifdef STORE_BUFFER_INSIDE
+/* NOLINTBEGIN(bugprone-reserved-identifier): that is the point */
 #define __atomic_store_n(pointer, value, order) store_buffer_store((pointer), sizeof *(pointer), (value))
 #define __atomic_load_n(pointer, order)                                                                      \
     ((__typeof__(+*(pointer)))store_buffer_load((pointer), sizeof *(pointer)))
 #define __atomic_thread_fence(order) store_buffer_fence()
+/* NOLINTEND(bugprone-reserved-identifier) */
 #endif
 
 #endif

@@ -139,7 +139,7 @@ static void append_batch(const char *topic, uint64_t first, uint64_t count, size
     cr_assert_eq(r.count, count);
     cr_assert_eq(r.level, WALRUS_LEVEL_DURABLE);
     for (uint64_t i = 0; i < count; i++)
-        free((void *)(uintptr_t)slices[i].data);
+        free((void *)(uintptr_t)slices[i].data); /* NOLINT(performance-no-int-to-ptr): const is cast away */
 }
 
 static size_t small(uint64_t i)
