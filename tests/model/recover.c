@@ -475,6 +475,16 @@ static void mark_committed(struct run *r)
         r->s.files[b->segments[i].file].committed = u8((1u << b->segments[i].end) - 1);
 }
 
+/* What is served is on the disk, every block of it. */
+static bool decision_is_durable(struct run *r)
+{
+    for (unsigned f = 0; f < FILES; f++)
+        for (unsigned i = 0; i < r->s.files[f].length; i++)
+            if ((r->s.files[f].committed & 1u << i) != 0 && r->s.files[f].blocks[i].count > 0)
+                return violated(r, "G12: a start serves what is not on the disk");
+    return true;
+}
+
 static bool tidy(struct walk *w, unsigned keep, unsigned file)
 {
     struct run *r = w->r;
@@ -504,7 +514,7 @@ static bool serve(struct walk *w, const struct decision *d)
     }
     b->segments[b->segment_count++] = (struct place){d->header.number, u8(d->file), u8(d->end)};
     mark_committed(r);
-    if (!tidy(w, d->keep, d->file))
+    if (!decision_is_durable(r) || !tidy(w, d->keep, d->file))
         return false;
     b->epoch = d->header.epoch;
     b->nonce = d->header.nonce;
