@@ -60,7 +60,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s TOPIC [ENTRY...]\n", argv[0]);
         return 2;
     }
-    char words[512];
+    char words[512] = "";
     struct walrus_connect_options options = {
         .size = sizeof options, .error = words, .error_size = sizeof words};
     walrus *handle;

@@ -240,7 +240,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s TOPIC < LINES\n", argv[0]);
         return 2;
     }
-    char words[512];
+    char words[512] = "";
     struct walrus_connect_options options = {.size = sizeof options,
                                              .flags = WALRUS_RECONNECT,
                                              .arena_bytes = 4 << 20,

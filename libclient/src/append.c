@@ -75,8 +75,8 @@ static uint32_t whole_size(const struct write_call *call)
     return all <= call->handle->whole_bytes ? (uint32_t)all : 0;
 }
 
-/* Room for all of it, waiting for batches in flight; if open batches hold the arena, the stream extent. 1:
- * chunks. */
+/* Room for all of it, waiting for batches in flight; if open batches hold the arena, or those in flight may be
+ * waiting for a stream of ours, the stream extent. 1: chunks. */
 static int room_for_all(const struct write_call *call, struct walrus_batch *batch)
 {
     uint32_t need = whole_size(call);
@@ -86,7 +86,7 @@ static int room_for_all(const struct write_call *call, struct walrus_batch *batc
         int code = walrus__room_for(call->handle, batch, need);
         if (code != -EAGAIN)
             return code;
-        if (call->handle->reason != REASON_ARENA)
+        if (call->handle->reason != REASON_ARENA || walrus__stream_is_open(call->handle))
             return walrus__room_last_resort(call->handle, batch, need) == 0 ? 0 : 1;
         code = walrus__wait_any(call->handle, call->deadline, false);
         if (code < 0)

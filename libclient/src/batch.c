@@ -240,7 +240,7 @@ void walrus__put_record(struct walrus_batch *batch, const void *data, uint32_t l
 }
 
 /* Room for a batch that stays whole, waiting for batches in flight. 1: there is none, the batch must go in
- * chunks. */
+ * chunks; also if the handle has a stream open, for which those in flight may be waiting, over others. */
 static int wait_for_room(struct walrus_batch *batch, uint32_t need)
 {
     struct walrus *handle = batch->handle;
@@ -248,7 +248,7 @@ static int wait_for_room(struct walrus_batch *batch, uint32_t need)
         int code = walrus__room_for(handle, batch, need);
         if (code != -EAGAIN)
             return code;
-        if (handle->reason != REASON_ARENA)
+        if (handle->reason != REASON_ARENA || walrus__stream_is_open(handle))
             return 1;
         code = walrus__wait_any(handle, batch->deadline, false);
         if (code < 0)

@@ -466,6 +466,15 @@ uint32_t walrus__request_of(const struct walrus *handle, const struct answer *an
 /* Asks the broker to end what waits under that word, and does not wait for it. False: no credit. */
 bool walrus__cancel_word(struct walrus *handle, uint64_t word);
 
+/* A batch of this handle has its topic, and is not submitted yet. */
+static inline bool walrus__stream_is_open(const struct walrus *handle)
+{
+    for (const struct walrus_batch *b = handle->open; b != NULL; b = b->next) {
+        if (b->chunk > 0)
+            return true;
+    }
+    return false;
+}
 /* From now on the batch goes in chunks. */
 int walrus__stream_start(struct walrus_batch *batch) must_check;
 int walrus__stream_put(struct walrus_batch *batch, const void *data, uint64_t length,

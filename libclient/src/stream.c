@@ -154,19 +154,33 @@ static int push_chunk(struct walrus_batch *batch)
     return 0;
 }
 
-/* Another open stream may sit on the stream extent with a chunk that is not full yet. */
-static int send_idle_chunk(struct walrus *handle)
+/* Another open stream that sits on the stream extent with a chunk that is not full yet. */
+static struct walrus_batch *find_idle_chunk(const struct walrus *handle)
 {
-    for (struct walrus_batch *b = handle->open; b != NULL; b = b->next) {
-        if (b->extent != STREAM_EXTENT)
-            continue;
-        if (b->failed == 0)
-            return push_chunk(b);
-        drop_chunk(b);
-        return 0;
-    }
-    check_bug(handle->lost != 0); /* somebody holds it: a request, or an open stream */
-    return walrus__fail_lost(handle);
+    struct walrus_batch *b = handle->open;
+    while (b != NULL && b->extent != STREAM_EXTENT)
+        b = b->next;
+    return b;
+}
+
+static int send_idle_chunk(struct walrus_batch *idle)
+{
+    if (idle->failed == 0)
+        return push_chunk(idle);
+    drop_chunk(idle);
+    return 0;
+}
+
+/* Until something is free. What is in flight may wait for others, and those for a stream of ours: it is only
+ * waited for if that is all there is, or if chunks of our own are among it. */
+static int wait_for_extent(struct walrus_batch *batch, bool last_resort)
+{
+    struct walrus *handle = batch->handle;
+    struct walrus_batch *idle = last_resort ? find_idle_chunk(handle) : NULL;
+    if (idle != NULL)
+        return send_idle_chunk(idle);
+    check_bug(walrus__room_in_flight(handle) || handle->lost != 0); /* somebody holds it */
+    return walrus__wait_any(handle, batch->deadline, false);
 }
 
 /* An extent for the next chunk. */
@@ -180,10 +194,7 @@ static int open_chunk(struct walrus_batch *batch)
         int code = walrus__room_for_chunk(handle, batch, last_resort);
         if (code != -EAGAIN)
             return code;
-        if (walrus__room_in_flight(handle))
-            code = walrus__wait_any(handle, batch->deadline, false);
-        else
-            code = send_idle_chunk(handle);
+        code = wait_for_extent(batch, last_resort);
         if (code < 0 && handle->lost != 0)
             return walrus__fail_lost(handle);
         if (code == -ETIME)

@@ -442,6 +442,60 @@ Test(queue, batches_that_wait_with_all_of_the_arena_never_block_a_stream)
     free(data);
 }
 
+/* Batches that wait for "t" take all that is to be had of the arena. */
+static void fill_arena(void)
+{
+    struct walrus_submit_options queued = {.size = sizeof queued, .queue = 1};
+    size_t sizes[] = {200000, 100000, 30000};
+    for (size_t i = 0; i < array_count(sizes);) {
+        walrus_batch *batch = new_batch(topic);
+        void *room;
+        if (walrus_batch_reserve(batch, sizes[i], &room) < 0 || walrus_batch_submit(batch, &queued) < 0) {
+            walrus_batch_abort(batch);
+            reap_none(); /* meets what chunks have been answered */
+            i++;
+        }
+    }
+}
+
+Test(queue, several_streams_and_small_batches_get_on_while_the_arena_waits)
+{
+    walrus_close(handle);
+    fake_free_topic(&fake, "t");
+    fake_resume(&fake);
+    handle = CONNECT(&fake, .queue_entries = 32, .arena_bytes = 1 << 20);
+    topic = open_topic(handle, "t");
+    walrus_topic *u = open_topic(handle, "u"), *v = open_topic(handle, "v"), *w = open_topic(handle, "w");
+    fake_pause(&fake);
+    fake_take_topic(&fake, "t");
+    fake_resume(&fake);
+    uint8_t *data = some_bytes(1 << 20);
+    walrus_batch *one = new_batch(u), *two = new_batch(v), *small = new_batch(w);
+    cr_assert_eq(walrus_batch_add(one, data, 1 << 20), 0);
+    cr_assert_eq(walrus_batch_add(two, data, 1 << 20), 0);
+    fill_arena();
+    for (int i = 0; i < 20; i++) {
+        cr_assert_eq(walrus_batch_add(one, data, 70000), 0, "%s", walrus_error(handle));
+        cr_assert_eq(walrus_batch_add(two, data, 100), 0, "%s", walrus_error(handle));
+        cr_assert_eq(walrus_batch_add(small, data, 40000), 0, "%s", walrus_error(handle));
+        cr_assert_eq(walrus_append_for_topic(handle, "x", data, 50000, NULL, NULL), 0, "%s",
+                     walrus_error(handle));
+    }
+    walrus_batch *all[] = {one, two, small};
+    for (size_t i = 0; i < array_count(all); i++) {
+        cr_assert_eq(walrus_batch_submit(all[i], NULL), 0, "%s", walrus_error(handle));
+        cr_assert_eq(walrus_wait(handle, 1, -1), 0);
+        cr_assert_eq(reap_one().result, 0);
+    }
+    free(data);
+    fake_pause(&fake);
+    cr_assert_gt(fake.waiting_count, 0);
+    cr_assert_eq(fake_topic(&fake, "u")->count, 21);
+    cr_assert_eq(fake_topic(&fake, "v")->count, 21);
+    cr_assert_eq(fake_topic(&fake, "w")->count, 20);
+    cr_assert_eq(fake_topic(&fake, "x")->count, 20);
+}
+
 Test(queue, a_waiting_batch_never_sits_on_the_bytes_kept_for_chunks)
 {
     fake_resume(&fake);
