@@ -49,7 +49,8 @@ static void watch_aborts(const struct explorer *explorer)
 struct explore_options explore_defaults(void)
 {
 #if defined(__SANITIZE_ADDRESS__)
-    /* Here the sanitizers look for wrong memory, on the same paths; the search for wrong images is the plain build's. */
+    /* Here the sanitizers look for wrong memory, on the same paths; the search for wrong images is the plain
+     * build's. */
     return (struct explore_options){
         .bits = 3, .images = 6, .nested_every = 200, .twice_every = 8, .fault_step = 7, .seed = 1};
 #endif

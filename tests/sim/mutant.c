@@ -5,6 +5,7 @@
 
 enum mutant mutant;
 
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
 int __real_number_check(struct log *log, struct write *write);
 int __wrap_number_check(struct log *log, struct write *write);
 void __real_number_admit(struct pair *pair, uint64_t number);
@@ -21,6 +22,7 @@ void __real_gather_drop_out_of_order(struct log *log);
 void __wrap_gather_drop_out_of_order(struct log *log);
 int __real_log_producer_again(struct log *log, uint64_t id, uint32_t uid, struct producer **out);
 int __wrap_log_producer_again(struct log *log, uint64_t id, uint32_t uid, struct producer **out);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 int __wrap_number_check(struct log *log, struct write *write)
 {

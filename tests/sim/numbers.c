@@ -3,8 +3,8 @@
  *
  *   1. run_resume(), when a start serves: each takes its producer again, by name or by id, and asks for every
  *      number it has ever claimed. The answer settles that number in the ledger, before anybody has read.
- *   2. run_try_numbers(), run_number(), run_number_stream(): the next numbers. The ledger knows from the answers
- *      which are committed and which are admitted, so that every answer of log_write is foreseen:
+ *   2. run_try_numbers(), run_number(), run_number_stream(): the next numbers. The ledger knows from the
+ *      answers which are committed and which are admitted, so that every answer of log_write is foreseen:
  *
  *        0             -EINVAL
  *        1 to last     1, a duplicate
@@ -14,8 +14,8 @@
  *   3. run_again(), run_resubmit(), run_disorder(): what a good program does after a loss, and what a bad one
  *      does at any time.
  *
- * An anonymous producer may be gone after a start: -ENOENT only if nothing of it can be committed, -ENODATA only
- * if so many others may be that the log was free to forget it. Its program goes on with a new one. */
+ * An anonymous producer may be gone after a start: -ENOENT only if nothing of it can be committed, -ENODATA
+ * only if so many others may be that the log was free to forget it. Its program goes on with a new one. */
 #include "run.h"
 
 #define FIRST_UID 1000u

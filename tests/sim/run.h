@@ -78,8 +78,8 @@ bool run_chunk(struct run_state *run, struct sim_stream *stream, uint32_t bytes)
 void run_stream_all(struct run_state *run, struct sim_stream *stream, uint32_t bytes);
 void run_abort(struct run_state *run, struct sim_stream *stream);
 
-/* Numbered writes. A role is a program that numbers its batches: 0 to SIM_NAMED - 1 have names, the others are
- * anonymous. A start resumes those that were there before, and asks for every number.
+/* Numbered writes. A role is a program that numbers its batches: 0 to SIM_NAMED - 1 have names, the others
+ * are anonymous. A start resumes those that were there before, and asks for every number.
  *
  * Sends `count` batches with the next numbers, without a wait between them; a number that was sent before and
  * is not committed is sent with the same content again, or with a new one. 0 or the refusal. */
@@ -95,7 +95,8 @@ void run_again(struct run_state *run, uint32_t role, uint32_t topic, uint32_t nu
 void run_resubmit(struct run_state *run);
 /* Sends numbers that no order allows. */
 void run_disorder(struct run_state *run, uint32_t role, uint32_t topic);
-/* Lets go of the role's producer, if nothing of it is in flight, and takes it again, or (`fresh`) another one. */
+/* Lets go of the role's producer, if nothing of it is in flight, and takes it again, or (`fresh`) another
+ * one. */
 void run_rejoin(struct run_state *run, uint32_t role, bool fresh);
 /* Ids that are nobody's, or not this one's. */
 void run_strangers(struct run_state *run);
@@ -123,7 +124,8 @@ const void *run_owner(const struct run_state *run, uint32_t role);
 /* What is committed and admitted now: see ledger_numbers. */
 void run_numbers(struct run_state *run, uint8_t producer, uint32_t topic, uint32_t *last, uint32_t *admitted);
 uint32_t run_next_number(struct run_state *run, uint32_t role, uint32_t topic);
-/* A start serves: takes the producers of the lives before, and learns which of their numbers are committed. */
+/* A start serves: takes the producers of the lives before, and learns which of their numbers are
+ * committed. */
 void run_resume(struct run_state *run);
 void run_release_producers(struct run_state *run);
 /* The log has answered to a numbered write: is that right? `last`, `admitted`: before it. */

@@ -311,7 +311,8 @@ static void fail_next_group_twice(struct run_state *run)
     disk_set_fault(run->disk, &fault);
 }
 
-/* While numbers of a group that fails are in the device, those behind them gather, and others between them. */
+/* While numbers of a group that fails are in the device, those behind them gather, and others between
+ * them. */
 static void behind_a_failure(struct run_state *run)
 {
     run_start(run);
@@ -349,8 +350,8 @@ static void behind_a_failure(struct run_state *run)
     run_settle(run);
 }
 
-/* At level accepted a stream is answered as soon as its last chunk is copied; another one is in the device then,
- * and fails. */
+/* At level accepted a stream is answered as soon as its last chunk is copied; another one is in the device
+ * then, and fails. */
 static void early_answer(struct run_state *run)
 {
     run->ledger->levels[3] = LEVEL_ACCEPTED;
