@@ -257,8 +257,10 @@ static void take(struct log *log, struct write *w, struct frame_header *frame, s
     g->reserve += catalogue_reserve(w);
     if (w->kind == WRITE_CHUNK)
         g->chunk_bytes += w->payload_bytes;
-    else
+    else {
         g->small++;
+        log->small_at = io_now(log->io);
+    }
     if (!chunk && level == LEVEL_DURABLE)
         g->needs_flush = true;
     w->result = 0;
@@ -274,8 +276,14 @@ static void take(struct log *log, struct write *w, struct frame_header *frame, s
     }
 }
 
-/* Beside waiting small writes a group carries only a share of chunks, so that they do not wait for a stream's
- * bandwidth. */
+/* Beside small writes a group carries only a share of chunks, so that they do not wait for a stream's
+ * bandwidth. Also while the next one is only to be expected: a producer that waits for each answer finds the
+ * next group under way already, and would wait for megabytes of chunks each time. */
+static bool small_expected(const struct log *log)
+{
+    return log->gather->small > 0 || io_now(log->io) - log->small_at < SMALL_LINGER;
+}
+
 static bool group_has_room(const struct log *log, const struct write *w, uint64_t frame_bytes)
 {
     const struct group *g = log->gather;
@@ -283,8 +291,8 @@ static bool group_has_room(const struct log *log, const struct write *w, uint64_
     if (g->count >= NOTES_MAX || frame_bytes > GROUP_MAX - BLOCK_MAX ||
         used > GROUP_MAX - BLOCK_MAX - frame_bytes)
         return false;
-    if (w->kind == WRITE_CHUNK && !w->last && g->small > 0 && g->chunk_bytes > 0 &&
-        g->chunk_bytes + w->payload_bytes > CHUNK_SHARE)
+    if (w->kind == WRITE_CHUNK && !w->last && g->chunk_bytes > 0 &&
+        g->chunk_bytes + w->payload_bytes > CHUNK_SHARE && small_expected(log))
         return false;
     return true;
 }

@@ -24,7 +24,8 @@
 #define BUFFERS_MAX   4u      /* group buffers: gathering, in flight, recent ones for readers at the tail */
 #define SLOTS_MAX     3u      /* reads of older data at once */
 #define ROWS_MAX      200000u /* index rows of a segment; a fuller one is closed early */
-#define CHUNK_SHARE   (128u << 10) /* chunk bytes of a group beside waiting small writes */
+#define CHUNK_SHARE   (128u << 10)     /* chunk bytes of a group beside small writes */
+#define SMALL_LINGER  INT64_C(1000000) /* so long after a small write the next one is expected */
 #define POOL_SEGMENTS 2u /* prepared ahead: one to change to, one so that a start on a full disk finds room */
 #define POOL_HEADERS  2u /* header-only spares, for roll-back and start on a full disk */
 #define POOL_MAX      8u
@@ -361,6 +362,7 @@ struct log {
     struct group groups[BUFFERS_MAX];
     uint32_t group_count;
     struct group *gather;
+    int64_t small_at;                        /* when the last write that is not a chunk was taken */
     struct write *early_first, **early_last; /* to be answered in the next log_turn */
     struct commit commit;
     struct pool pool;

@@ -194,6 +194,7 @@ int log_start(const struct log_options *options, struct log **out, struct error 
         return error_set(err, -ENOMEM, "store %s: out of memory", options->io->folder);
     log->io = options->io;
     log->next_topic = 1;
+    log->small_at = -SMALL_LINGER;
     int64_t began = io_now(log->io);
     struct store_list list = {0};
     int error = options_fill(log, options, err);
