@@ -138,7 +138,8 @@ struct descriptor {
     uint32_t entries;       /* 24-27  entry records */
     uint32_t chunk;         /* 28-31  CHUNK: number in its stream, from 0 */
     uint64_t number;        /* 32-39  writes (CHUNK: only the LAST one): batch number, 0 = none, which only a
-                           *        connection without producer may say; READ: first sequence; else see op */
+                             *        connection without producer may say; READ: first sequence; else see
+                             *        op */
     int64_t published_ns;   /* 40-47  CLOCK_MONOTONIC when submitted */
     union {
         struct {
@@ -257,8 +258,8 @@ struct topic_record {
 
 /* Of one topic, whoever commits to it. Entries with a sequence below written_next are written, those below
  * durable_next are flushed. Each is stored with release, written_next before
- * durable_next, so that a reader who loads durable_next first never sees it pass written_next; both are 0 in a
- * slot that is nobody's. The broker stores O(1) words per batch, whoever looks. */
+ * durable_next, so that a reader who loads durable_next first never sees it pass written_next; both are 0 in
+ * a slot that is nobody's. The broker stores O(1) words per batch, whoever looks. */
 struct watermark {
     uint64_t written_next; /* 0-7 */
     uint64_t durable_next; /* 8-15 */

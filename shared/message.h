@@ -59,7 +59,8 @@ _Static_assert(offsetof(struct hello, fingerprint) == 16 && offsetof(struct hell
 
 enum welcome_flag {
     WELCOME_RESUMED = 1 << 0, /* `producer` is the one that the hello named: its numbers go on. Without it an
-                               * anonymous client has a new id, and nothing of the old one was ever committed */
+                               * anonymous client has a new id, and nothing of the old one was ever
+                               * committed */
 };
 
 struct welcome {

@@ -389,7 +389,8 @@ void gather_answer_early(struct log *log)
 
 /* ------------------------------------------------------------------------------- numbers behind a failure */
 
-/* Its number is not the next one any more. One whose stream has failed is sealed as dead bytes and takes none. */
+/* Its number is not the next one any more. One whose stream has failed is sealed as dead bytes and takes
+ * none. */
 static bool out_of_order(const struct frame_note *note, const struct frame_header *frame)
 {
     struct pair *pair = note->pair;

@@ -36,7 +36,7 @@ enum say { SAY_ERROR, SAY_WARNING, SAY_NOTICE, SAY_DEBUG };
 struct log_options {
     struct io *io;          /* borrowed; outlives the log */
     uint64_t segment_bytes; /* length of segments after the first small ones; 0 = 64 MiB; 4 MiB + 64 KiB to 1
-                              * GiB */
+                             * GiB */
     uint64_t memory_bytes;  /* bound of the log's private memory; 0 = 48 MiB; at least 24 MiB */
     uint32_t commit_align;  /* 0 = io->align; a power of two, from io->logical_block to 64 KiB */
     uint8_t level;          /* enum level of topics that are created without one; 0 = LEVEL_DURABLE */
@@ -199,7 +199,7 @@ struct write {
     const void *records;   /* hostile memory; struct entry_record[entries] */
     uint32_t entries;
     uint32_t payload_bytes;    /* a multiple of PAYLOAD_ALIGN, up to MAX_WHOLE_PAYLOAD, for chunks
-                             * MAX_CHUNK_PAYLOAD */
+                                * MAX_CHUNK_PAYLOAD */
     struct producer *producer; /* NULL: none; referenced until `done` */
     uint64_t number; /* with a producer: batch number, from 1 (of a chunk only if it is the last; else 0) */
     int64_t drained_ns;

@@ -1,13 +1,13 @@
 /* producers.c: who numbers its batches, and which number of theirs was committed last on each topic.
  *
  *   1. log_producer_named, _anonymous, _again find or make a producer in memory: nothing on disk yet.
- *   2. number_check(), at admission: n is next (last admitted + 1), committed already (a duplicate), or out of
- *      order. number_admit() notes it in the pair (producer, topic).
- *   3. When a group with its first write is sealed, the producer's catalogue entry (a FRAME_PRODUCER) goes into
- *      the same group: a producer is in the log if and only if one of its batches was.
+ *   2. number_check(), at admission: n is next (last admitted + 1), committed already (a duplicate), or out
+ *      of order. number_admit() notes it in the pair (producer, topic).
+ *   3. When a group with its first write is sealed, the producer's catalogue entry (a FRAME_PRODUCER) goes
+ *      into the same group: a producer is in the log if and only if one of its batches was.
  *   4. number_commit(), when the group completes: the number is taken.
- *   5. numbers_reset(), when a group fails: what was admitted and not committed falls back; what the gathering
- *      group holds behind the gap is dropped by gather.c and answered -EAGAIN with REASON_ORDER.
+ *   5. numbers_reset(), when a group fails: what was admitted and not committed falls back; what the
+ *      gathering group holds behind the gap is dropped by gather.c and answered -EAGAIN with REASON_ORDER.
  *
  *      last ------ numbers committed: 1 to last, without gap; a number in there is a duplicate
  *      admitted -- >= last: in the group in flight or gathering; admitted + 1 is the only one that may come

@@ -65,9 +65,10 @@ static int grow_names(struct log *log)
     return 0;
 }
 
-/* -------------------------------------------------------------------------- watermarks, and topics of a uid */
+/* ------------------------------------------------------------------------ watermarks, and topics of a uid */
 
-/* A slot is given up only with a topic that never got an entry, so that it never goes backwards for anybody. */
+/* A slot is given up only with a topic that never got an entry, so that it never goes backwards for
+ * anybody. */
 static uint32_t watermark_take(struct log *log)
 {
     if (log->watermarks_freed > 0)

@@ -1,26 +1,28 @@
-/* share.c: users share the device's time. A group takes as long as its bytes take, whoever they belong to; so a
- * user with many large batches would make everybody's groups large and everybody's answers late.
+/* share.c: users share the device's time. A group takes as long as its bytes take, whoever they belong to; so
+ * a user with many large batches would make everybody's groups large and everybody's answers late.
  *
  * While one user alone is there nothing of this happens: server->shared is false and no clock is looked at.
  *
  * Happy path, with two users (uids) or more that write
- *   1. share_charge, for each descriptor taken: the user's account runs forward by the time that its bytes take,
- *      and, once per group that it has part in, by the time of a small group.
- *   2. share_turn, before the rings are drained: `share_least` is the account of the user behind all others that
- *      are present: that have writes undecided, or had an answer within SHARE_LINGER (a client needs a moment to
- *      send the next batch; giving the device away in that moment would make it wait for a large group each time).
- *   3. share_waits: a session whose user is ahead of share_least by more than a small group is not drained. It
- *      keeps its place on the list of active sessions; its ring is its queue.
+ *   1. share_charge, for each descriptor taken: the user's account runs forward by the time that its bytes
+ *      take, and, once per group that it has part in, by the time of a small group.
+ *   2. share_turn, before the rings are drained: `share_least` is the account of the user behind all others
+ *      that
+ *      are present: that have writes undecided, or had an answer within SHARE_LINGER (a client needs a moment
+ *      to send the next batch; giving the device away in that moment would make it wait for a large group
+ *      each time).
+ *   3. share_waits: a session whose user is ahead of share_least by more than a small group is not drained.
+ *      It keeps its place on the list of active sessions; its ring is its queue.
  *   4. The others' groups complete, their accounts run forward, and it is drained again.
  *
- *   So each user has its part of the device's time, and what it does not use goes to the others. Bytes are charged
- *   at twice the time that they take: a user of large batches is to leave the other one at least half of what it
- *   would have alone.
+ *   So each user has its part of the device's time, and what it does not use goes to the others. Bytes are
+ *   charged at twice the time that they take: a user of large batches is to leave the other one at least half
+ *   of what it would have alone.
  *
  * Invariants
- *   - the user that is behind all others present is never held back, so there is always one that is drained; and
- *     when no other is present any more, all are: at the latest SHARE_LINGER after the last answer (server.c wakes
- *     up for it).
+ *   - the user that is behind all others present is never held back, so there is always one that is drained;
+ *     and when no other is present any more, all are: at the latest SHARE_LINGER after the last answer
+ *     (server.c wakes up for it).
  *   - an account that was absent starts at share_least: absence is not saved up. */
 #include "session.h"
 

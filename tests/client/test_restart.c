@@ -411,26 +411,37 @@ Test(restart, a_process_without_descriptors_connects_again_when_it_has_some)
     cr_assert_eq(walrus_append_for_topic(handle, "t", "1", 1, NULL, NULL), 0, "%s", walrus_error(handle));
     end_broker(SIGKILL);
     cr_assert(start_broker());
-    struct rlimit limit, low;
+    struct rlimit limit;
     cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    for (rlim_t more = 0; more < 6;
-         more++) { /* the socket, then some of the five that come with the welcome */
+    /* A connection takes six: the socket, and the five that come with the welcome. An attempt that is under way has
+     * the socket already, and gives it back. Nothing is asserted meanwhile: Criterion needs descriptors for that. */
+    int fillers[3];
+    for (int i = 0; i < 3; i++)
+        fillers[i] = dup(fd); /* poll needs a limit above 0, and standard input may be closed */
+    int polled = 1, reaped = 0, connected = -EMFILE;
+    for (rlim_t more = 0; more < 5; more++) {
         int next = dup(fd);
         close(next);
-        low = (struct rlimit){.rlim_cur = (rlim_t)next + more, .rlim_max = limit.rlim_max};
-        cr_assert_eq(setrlimit(RLIMIT_NOFILE, &low), 0);
-        for (int turns = 0; turns < 4; turns++) {
+        struct rlimit low = {.rlim_cur = (rlim_t)next + more, .rlim_max = limit.rlim_max};
+        setrlimit(RLIMIT_NOFILE, &low);
+        for (int turns = 0; turns < 4 && polled == 1 && reaped == 0; turns++) {
             struct walrus_completion c;
             struct pollfd ready = {.fd = fd, .events = POLLIN};
-            cr_assert_eq(poll(&ready, 1, 20000), 1);
-            cr_assert_eq(walrus_reap(handle, &c, 1), 0, "%s", walrus_error(handle));
+            polled = poll(&ready, 1, 20000);
+            reaped = walrus_reap(handle, &c, 1);
         }
         struct walrus *none;
         struct walrus_connect_options options = {
             .size = sizeof options, .socket_path = path, .error = words, .error_size = sizeof words};
-        cr_assert_eq(walrus_connect(&none, &options), -EMFILE, "%s", words);
+        if (connected == -EMFILE)
+            connected = walrus_connect(&none, &options);
     }
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    for (int i = 0; i < 3; i++)
+        close(fillers[i]);
+    cr_assert_eq(polled, 1);
+    cr_assert_eq(reaped, 0, "%s", walrus_error(handle));
+    cr_assert_eq(connected, -EMFILE, "%s", words);
     cr_assert_eq(walrus_append_for_topic(handle, "t", "2", 1, NULL, NULL), 0, "%s", walrus_error(handle));
     struct walrus_info info = {.size = sizeof info};
     cr_assert_eq(walrus_get_info(handle, &info), 0);

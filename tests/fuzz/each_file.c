@@ -1,5 +1,5 @@
-/* each_file.c: runs a fuzz target over the files of folders, without libFuzzer: what was found once is tried in
- * every build. */
+/* each_file.c: runs a fuzz target over the files of folders, without libFuzzer: what was found once is tried
+ * in every build. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

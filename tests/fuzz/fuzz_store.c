@@ -1,7 +1,7 @@
 /* fuzz_store.c: recovery over a store that somebody else wrote. G13, G14, G16, G27.
  *
- * Input: byte 0 chooses the store, byte 1 which sums are made right (enum sums); then changes of 12 bytes each:
- * place (2), offset (2), width (1), value (7, and zero above).
+ * Input: byte 0 chooses the store, byte 1 which sums are made right (enum sums); then changes of 12 bytes
+ * each: place (2), offset (2), width (1), value (7, and zero above).
  *
  * What must hold, whatever the input says:
  *   - `walrus check` (log_check) ends and writes nothing;

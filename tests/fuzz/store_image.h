@@ -1,8 +1,8 @@
 /* store_image.h: small sound stores, their structures by place, and damage with right sums.
  *
- * A fuzzer that flips bytes of a store learns nothing: a checksum stops each of them at the door. Here an input
- * is a list of changes to named structures, and afterwards the sums that cover them are made right again, so
- * that the code behind the checksums sees what was changed. */
+ * A fuzzer that flips bytes of a store learns nothing: a checksum stops each of them at the door. Here an
+ * input is a list of changes to named structures, and afterwards the sums that cover them are made right
+ * again, so that the code behind the checksums sees what was changed. */
 #ifndef WALRUS_FUZZ_STORE_IMAGE_H
 #define WALRUS_FUZZ_STORE_IMAGE_H
 

@@ -422,7 +422,8 @@ Test(original_defect, d11_restarts_do_not_pile_up_files_or_space)
             most_bytes = max_u64(most_bytes, bytes[i]);
         }
     }
-    /* How far the preparation of spare files has come differs by a few; twelve restarts would pile up twelve. */
+    /* How far the preparation of spare files has come differs by a few; twelve restarts would pile up
+     * twelve. */
     cr_assert_leq(files[16], most_files + 4, "%llu files, then %llu", (unsigned long long)most_files,
                   (unsigned long long)files[16]);
     cr_assert_leq(bytes[16], most_bytes + (25u << 20), "%llu bytes, then %llu",

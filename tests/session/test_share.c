@@ -1,4 +1,5 @@
-/* Users share the device's time: many large batches of one do not keep a small one of another from its group. */
+/* Users share the device's time: many large batches of one do not keep a small one of another from its
+ * group. */
 #include "harness.h"
 
 #include <sys/stat.h>
@@ -103,8 +104,9 @@ Test(share, a_user_of_large_batches_gets_its_part_and_no_more)
 {
     start(OTHER_UID);
     contend(400);
-    /* A small one is charged a group, 100 us or a little more, a large one 61 us beside its group: to keep level
-     * the large user has about as many large ones as the small user has groups, whatever it publishes. */
+    /* A small one is charged a group, 100 us or a little more, a large one 61 us beside its group: to keep
+     * level the large user has about as many large ones as the small user has groups, whatever it
+     * publishes. */
     cr_assert_gt(small_done, 150u, "%u small, %u large", small_done, large_done());
     cr_assert_lt(large_done(), 3 * small_done, "%u small, %u large", small_done, large_done());
     cr_assert_gt(large_done(), small_done / 4, "%u small, %u large: nobody starves", small_done,
