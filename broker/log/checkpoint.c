@@ -366,6 +366,9 @@ static const char *view_fault(struct checkpoint_view *view, size_t size, const u
         return "its counts are wrong";
     view->segments = (const struct checkpoint_segment *)(const void *)(view->bytes + sizeof *h);
     view->topics = (const uint8_t *)(view->segments + h->segments);
+    for (uint64_t i = 0; i < h->segments; i++)
+        if (view->segments[i].end < BLOCK_MIN || view->segments[i].end % BLOCK_MIN != 0)
+            return "its segments make no sense";
     size_t at = 0;
     struct checkpoint_topic topic;
     const char *name;

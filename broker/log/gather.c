@@ -220,11 +220,16 @@ static void stream_take(struct log *log, struct write *w, struct frame_header *f
 }
 
 /* Answered early: at level accepted, and chunks that are not the last. Not what has a number: that is taken
- * only by what is in the log. */
-static bool answers_early(const struct write *w)
+ * only by what is in the log. Nor a stream while a chunk of it is in the device: if that fails its last chunk
+ * must not count. */
+static bool answers_early(const struct log *log, const struct write *w)
 {
     if (w->kind == WRITE_CHUNK && !w->last)
         return true;
+    const struct group *g = log->commit.group;
+    for (uint32_t i = 0; w->kind == WRITE_CHUNK && g != NULL && i < g->count; i++)
+        if (g->notes[i].stream == w->stream)
+            return false;
     return w->producer == NULL && w->topic->level == LEVEL_ACCEPTED && w->level <= LEVEL_ACCEPTED &&
            w->topic->strong == 0;
 }
@@ -233,7 +238,7 @@ static void take(struct log *log, struct write *w, struct frame_header *frame, s
 {
     struct group *g = log->gather;
     struct frame_note *note = &g->notes[g->count++];
-    bool early = answers_early(w);
+    bool early = answers_early(log, w);
     bool chunk = w->kind == WRITE_CHUNK && !w->last;
     *note = (struct frame_note){
         .topic = w->topic,
@@ -349,7 +354,7 @@ int log_write(struct log *log, struct write *w)
     }
     if (w->kind == WRITE_CHUNK)
         stream_take(log, w, frame, payload);
-    else if (w->kind == WRITE_BATCH && !answers_early(w))
+    else if (w->kind == WRITE_BATCH && !answers_early(log, w))
         batch_begun(t, w->owner);
     take(log, w, frame, pair);
     return 0;

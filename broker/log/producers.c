@@ -431,7 +431,8 @@ int number_check(struct log *log, struct write *w)
         w->flags |= COMPLETION_DUPLICATE;
         w->first_sequence = w->number == last ? pair->first_sequence : 0;
         w->committed = w->number == last ? pair->entries : 0;
-        w->level_reached = w->topic->level;
+        /* Whether that batch itself is flushed is not known, but if all of the topic is, it is. */
+        w->level_reached = w->topic->durable_next == w->topic->written_next ? LEVEL_DURABLE : LEVEL_WRITTEN;
         w->result = 0;
         return 1;
     }

@@ -75,8 +75,8 @@ static uint32_t whole_size(const struct write_call *call)
     return all <= call->handle->whole_bytes ? (uint32_t)all : 0;
 }
 
-/* Room for all of it, waiting for batches in flight; if open batches hold the arena, or those in flight may be
- * waiting for a stream of ours, the stream extent. 1: chunks. */
+/* Room for all of it, waiting for batches in flight; if open batches hold the arena, or those in flight may
+ * be waiting for a stream of ours, the stream extent. 1: chunks. */
 static int room_for_all(const struct write_call *call, struct walrus_batch *batch)
 {
     uint32_t need = whole_size(call);

@@ -26,8 +26,8 @@ struct attempt {
 void walrus__attempt_begin(struct attempt *attempt);
 /* Connects the socket and sends the hello. */
 int walrus__attempt_call(struct attempt *attempt) must_check;
-/* Takes the welcome and checks it. -EAGAIN: it has not come yet (only if it may not wait). `refused` says that
- * the code is the broker's own. */
+/* Takes the welcome and checks it. -EAGAIN: it has not come yet (only if it may not wait). `refused` says
+ * that the code is the broker's own. */
 int walrus__attempt_welcome(struct attempt *attempt, bool *refused) must_check;
 /* Maps the files and checks the first page. */
 int walrus__attempt_map(struct attempt *attempt) must_check;

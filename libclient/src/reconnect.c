@@ -17,37 +17,38 @@
  *
  *   From DOWN, HELLO, REOPENING: `lost`, for good, when the time is over and one more attempt was made since
  *   (-ECONNRESET), when the broker refuses
- *   for good (its code), when it breaks the protocol (-EPROTO), or when the producer is somebody else's by now
- *   (-ESTALE). Everything in flight is then answered -ECONNRESET.
+ *   for good (its code), when it breaks the protocol (-EPROTO), or when the producer is somebody else's by
+ *   now (-ESTALE). Everything in flight is then answered -ECONNRESET.
  *
  * Happy path
  *   1. The broker's socket hangs up. Answers that it had posted are taken as ever. Chunks that were copied
- *      are gone with it: an open stream has failed, unless its first chunk still waited. Everything else in flight keeps its request, its extent of the arena, its number.
+ *      are gone with it: an open stream has failed, unless its first chunk still waited. Everything else in
+ *      flight keeps its request, its extent of the arena, its number.
  *   2. What is submitted from now on gets a request and waits with it.
- *   3. A broker welcomes us. The new client file gets what is owned of the arena at the same offsets, and takes
- *      the place of the old one in our address space, so that pointers given out by reserve stay valid. The
- *      window of the old one stays as long as entries that were read from it are held (window.c).
+ *   3. A broker welcomes us. The new client file gets what is owned of the arena at the same offsets, and
+ *      takes the place of the old one in our address space, so that pointers given out by reserve stay valid.
+ *      The window of the old one stays as long as entries that were read from it are held (window.c).
  *   4. Each topic is opened again: it may have another number, and says what our producer's last number is.
- *   5. In the order of submission: a write that had been sent and whose number is committed is answered 0 with
- *      DUPLICATE; the last chunk of a stream that is not committed is answered -ECANCELED; everything else is
- *      sent (again), under the number that it has.
+ *   5. In the order of submission: a write that had been sent and whose number is committed is answered 0
+ *      with DUPLICATE; the last chunk of a stream that is not committed is answered -ECANCELED; everything
+ *      else is sent (again), under the number that it has.
  *
- * The steps are taken inside the calls on the handle, by walrus__reconnect_step, which never waits; who sleeps,
- * in a call or on walrus_fd, is woken by the timer (DOWN), by the socket (HELLO, a hang-up), by the eventfd
- * (REOPENING). Between them nothing is readable.
+ * The steps are taken inside the calls on the handle, by walrus__reconnect_step, which never waits; who
+ * sleeps, in a call or on walrus_fd, is woken by the timer (DOWN), by the socket (HELLO, a hang-up), by the
+ * eventfd (REOPENING). Between them nothing is readable.
  *
- * Numbers. Of a producer with a name, or an anonymous one that was resumed, the last number L of a topic covers
- * everything that had been answered 0, unless that was below durable and was lost with the broker: then what is
- * in flight moves down behind L, and its next receipt says EARLIER_LOST. An anonymous producer that never
- * committed anything may be given a new id: L is 0 then, and the numbers in flight are 1, 2, ... as they are. One
- * that is forgotten (-ENODATA) cannot ask any more: its writes are -ECONNRESET, and the handle goes on with a
- * new id.
+ * Numbers. Of a producer with a name, or an anonymous one that was resumed, the last number L of a topic
+ * covers everything that had been answered 0, unless that was below durable and was lost with the broker:
+ * then what is in flight moves down behind L, and its next receipt says EARLIER_LOST. An anonymous producer
+ * that never committed anything may be given a new id: L is 0 then, and the numbers in flight are 1, 2, ...
+ * as they are. One that is forgotten (-ENODATA) cannot ask any more: its writes are -ECONNRESET, and the
+ * handle goes on with a new id.
  *
- * A broker that is told to stop answers -ESHUTDOWN to what came too late, and hangs up soon: that stays in flight
- * until then.
+ * A broker that is told to stop answers -ESHUTDOWN to what came too late, and hangs up soon: that stays in
+ * flight until then.
  *
- * Failure modes: as drawn. No memory, no descriptors: as if there were no broker yet. A name is never taken over
- * by a reconnection: who took it from us would lose it again. */
+ * Failure modes: as drawn. No memory, no descriptors: as if there were no broker yet. A name is never taken
+ * over by a reconnection: who took it from us would lose it again. */
 #include "connect.h"
 
 #include <sys/epoll.h>
@@ -245,8 +246,8 @@ static bool stream_is_repeatable(const struct walrus *handle, const struct walru
     return false;
 }
 
-/* Chunks in flight, and what nobody waits for, end with their connection. Of a stream whose last chunk was sent,
- * that one decides. */
+/* Chunks in flight, and what nobody waits for, end with their connection. Of a stream whose last chunk was
+ * sent, that one decides. */
 static void end_unrepeatable(struct walrus *handle)
 {
     find_repeatable(handle);
@@ -721,8 +722,8 @@ static void take_welcome(struct walrus *handle)
         pause_down(handle);
 }
 
-/* What waits for a broker may have a deadline. (Of chunks the broker says it, since it must end their stream. A
- * loop on walrus_fd is not woken for this: it sees it with the next attempt.) */
+/* What waits for a broker may have a deadline. (Of chunks the broker says it, since it must end their stream.
+ * A loop on walrus_fd is not woken for this: it sees it with the next attempt.) */
 static void expire(struct walrus *handle, int64_t now)
 {
     for (uint32_t i = handle->oldest, later; i != NO_REQUEST; i = later) {

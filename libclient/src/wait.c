@@ -18,8 +18,8 @@
  *      or ours), or the socket has hung up: the fd is readable;
  *   F2 nothing is unreaped => the ring was seen empty after wake_at = cq_head was stored and fenced: the next
  *      completion makes the broker signal.
- *   F3 the connection is being made anew and nothing is unreaped => readable only when a step can be taken: by
- *      the timer, or by what came on the socket.
+ *   F3 the connection is being made anew and nothing is unreaped => readable only when a step can be taken:
+ *      by the timer, or by what came on the socket.
  * The eventfd is drained only when nothing is unreaped. A signal that comes late, for a completion that was
  * reaped already, wakes once for nothing; the walrus_reap that finds nothing then drains it.
  *
@@ -68,8 +68,8 @@ void walrus__waiting_init(struct walrus *handle, int64_t spin_ns)
     };
 }
 
-/* Nothing is taken out of the ring of a connection that is gone, or of one whose topics are not open yet: there
- * reconnect.c does it. */
+/* Nothing is taken out of the ring of a connection that is gone, or of one whose topics are not open yet:
+ * there reconnect.c does it. */
 static bool ring_has_more(const struct walrus *handle)
 {
     return (handle->link == LINK_UP || handle->link == LINK_REOPENING) &&

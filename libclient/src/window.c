@@ -5,8 +5,8 @@
  * waits in the list until all before it are. Bytes nobody keeps (pieces that were copied, topic records,
  * answers that came too late) are charged to the object before them.
  *
- * When the connection is made anew there is a new window, which begins empty. What the user still holds lies in
- * the old one, which is *retired*: kept mapped until the last of it is released.
+ * When the connection is made anew there is a new window, which begins empty. What the user still holds lies
+ * in the old one, which is *retired*: kept mapped until the last of it is released.
  *
  * The broker's indices are checked by subtraction: bytes begin at or behind where the last ones ended, the
  * whole lies within one window from what is released, and never wraps round the window's end. */

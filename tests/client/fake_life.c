@@ -122,6 +122,60 @@ static void choose_producer(struct fake *fake, struct welcome *welcome)
     welcome->producer = fake->producer;
 }
 
+/* Makes the welcome what fake->handshake wants it to be. How many descriptors are sent. */
+static unsigned spoil_welcome(struct fake *fake, struct welcome *welcome, size_t *length,
+                              int fds[FD_COUNT + 1], int pipes[2])
+{
+    unsigned count = FD_COUNT;
+    switch (fake->handshake) {
+    case HANDSHAKE_SHORT:
+        *length /= 2;
+        break;
+    case HANDSHAKE_BAD_MAGIC:
+        welcome->magic++;
+        break;
+    case HANDSHAKE_OTHER_LAYOUT:
+        welcome->version++;
+        welcome->fingerprint++;
+        break;
+    case HANDSHAKE_NO_FDS:
+        count = 0;
+        break;
+    case HANDSHAKE_THREE_FDS:
+        count = 3;
+        break;
+    case HANDSHAKE_SIX_FDS:
+        count = FD_COUNT + 1;
+        fds[FD_COUNT] = fake->signal;
+        break;
+    case HANDSHAKE_PIPE_FOR_DOORBELL:
+        cr_assert_eq(pipe(pipes), 0);
+        fds[FD_DOORBELL] = pipes[1];
+        break;
+    case HANDSHAKE_SIZES_WILD:
+        welcome->arena_bytes = UINT64_C(1) << 60;
+        break;
+    case HANDSHAKE_UNKNOWN_FLAG:
+        welcome->flags |= 1 << 7;
+        break;
+    case HANDSHAKE_RESERVED:
+        welcome->reserved[sizeof welcome->reserved - 1] = 1;
+        break;
+    case HANDSHAKE_NO_PRODUCER:
+        welcome->producer = 0;
+        break;
+    case HANDSHAKE_OWN_PRODUCER:
+        welcome->producer = 5;
+        break;
+    case HANDSHAKE_FEWER_WATERMARKS:
+        welcome->watermark_slots = 1000000;
+        break;
+    default:
+        break;
+    }
+    return count;
+}
+
 static void shake_hands(struct fake *fake)
 {
     if (recv(fake->socket, &fake->hello, sizeof fake->hello, 0) != (ssize_t)sizeof fake->hello ||
@@ -156,55 +210,9 @@ static void shake_hands(struct fake *fake)
     choose_producer(fake, &welcome);
     welcome.broker_pid = (uint32_t)getpid();
     welcome.default_level = LEVEL_DURABLE;
-    unsigned count = FD_COUNT;
     size_t length = sizeof welcome;
     int pipes[2] = {-1, -1};
-    switch (fake->handshake) {
-    case HANDSHAKE_SHORT:
-        length /= 2;
-        break;
-    case HANDSHAKE_BAD_MAGIC:
-        welcome.magic++;
-        break;
-    case HANDSHAKE_OTHER_LAYOUT:
-        welcome.version++;
-        welcome.fingerprint++;
-        break;
-    case HANDSHAKE_NO_FDS:
-        count = 0;
-        break;
-    case HANDSHAKE_THREE_FDS:
-        count = 3;
-        break;
-    case HANDSHAKE_SIX_FDS:
-        count = FD_COUNT + 1;
-        fds[FD_COUNT] = fake->signal;
-        break;
-    case HANDSHAKE_PIPE_FOR_DOORBELL:
-        cr_assert_eq(pipe(pipes), 0);
-        fds[FD_DOORBELL] = pipes[1];
-        break;
-    case HANDSHAKE_SIZES_WILD:
-        welcome.arena_bytes = UINT64_C(1) << 60;
-        break;
-    case HANDSHAKE_UNKNOWN_FLAG:
-        welcome.flags |= 1 << 7;
-        break;
-    case HANDSHAKE_RESERVED:
-        welcome.reserved[sizeof welcome.reserved - 1] = 1;
-        break;
-    case HANDSHAKE_NO_PRODUCER:
-        welcome.producer = 0;
-        break;
-    case HANDSHAKE_OWN_PRODUCER:
-        welcome.producer = 5;
-        break;
-    case HANDSHAKE_FEWER_WATERMARKS:
-        welcome.watermark_slots = 1000000;
-        break;
-    default:
-        break;
-    }
+    unsigned count = spoil_welcome(fake, &welcome, &length, fds, pipes);
     send_welcome(fake, &welcome, length, fds, count);
     close(fds[FD_CLIENT_FILE]);
     close(fds[FD_BROKER_FILE]);

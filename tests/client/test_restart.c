@@ -1,4 +1,5 @@
-/* Handles that outlive their broker: walrusd is killed again and again under them, and everything is read back. */
+/* Handles that outlive their broker: walrusd is killed again and again under them, and everything is read
+ * back. */
 #include "../../libclient/include/walrus.h"
 
 #include <criterion/criterion.h>
@@ -344,8 +345,8 @@ Test(restart, g5_a_named_producer_that_is_restarted_with_its_broker_goes_on_behi
 
 /* ----------------------------------------------------------------------------- other than durable */
 
-/* What was answered below durable may be lost with the broker. It goes on all the same: nothing twice, nothing out of
- * order, and the receipts say that something was lost. */
+/* What was answered below durable may be lost with the broker. It goes on all the same: nothing twice,
+ * nothing out of order, and the receipts say that something was lost. */
 Test(restart, a_producer_below_durable_goes_on_and_is_told_what_was_lost)
 {
     struct producer p = {.handle = connect_with((struct walrus_connect_options){.flags = WALRUS_RECONNECT})};
@@ -413,8 +414,9 @@ Test(restart, a_process_without_descriptors_connects_again_when_it_has_some)
     cr_assert(start_broker());
     struct rlimit limit;
     cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
-    /* A connection takes six: the socket, and the five that come with the welcome. An attempt that is under way has
-     * the socket already, and gives it back. Nothing is asserted meanwhile: Criterion needs descriptors for that. */
+    /* A connection takes six: the socket, and the five that come with the welcome. An attempt that is under
+     * way has the socket already, and gives it back. Nothing is asserted meanwhile: Criterion needs
+     * descriptors for that. */
     int fillers[3];
     for (int i = 0; i < 3; i++)
         fillers[i] = dup(fd); /* poll needs a limit above 0, and standard input may be closed */

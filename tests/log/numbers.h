@@ -1,5 +1,5 @@
-/* numbers.h: what the suites of numbered batches share: one life, and producers of uid 7 that write batches of
- * three entries. */
+/* numbers.h: what the suites of numbered batches share: one life, and producers of uid 7 that write batches
+ * of three entries. */
 #ifndef WALRUS_TESTS_LOG_NUMBERS_H
 #define WALRUS_TESTS_LOG_NUMBERS_H
 

@@ -55,7 +55,9 @@ Test(numbers, g5_a_committed_number_is_a_duplicate_for_ever)
     struct producer *p = named("p");
     commit_one(p, "t", 1);
     commit_one(p, "t", 2);
-    expect_duplicate(send_one(p, "t", 2), 4);
+    struct sent *again = send_one(p, "t", 2);
+    expect_duplicate(again, 4);
+    cr_assert_eq(again->write.level_reached, LEVEL_DURABLE);
     expect_duplicate(send_one(p, "t", 1), 0); /* where it is, is not known any more */
     let_go(p);
     for (unsigned i = 0; i < 3; i++) {

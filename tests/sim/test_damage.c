@@ -325,7 +325,7 @@ static void forge_rows(struct image *image, const char *name, struct seed *seed,
     memcpy(&header, bytes, sizeof header);
     cr_assert_leq(header.bytes, sizeof bytes);
     uint64_t number = hostile_number(seed);
-    uint32_t rows = (uint32_t)(sizeof header + header.segments * sizeof(struct checkpoint_segment));
+    uint32_t rows = (uint32_t)sizeof header;
     uint32_t at = rows + 4 * (uint32_t)seed_below(seed, (header.bytes - rows) / 4);
     bool wide = at + 8 <= header.bytes && seed_chance(seed, 600);
     memcpy(bytes + at, &number, wide ? 8 : 4);
