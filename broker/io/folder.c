@@ -58,11 +58,12 @@ static uint32_t device_fact(dev_t device, const char *fact)
         FILE *file = fopen(path, "re");
         if (file == NULL)
             continue;
-        unsigned value = 0;
-        int fields = fscanf(file, "%u", &value);
+        char text[32] = "";
+        bool read = fgets(text, sizeof text, file) != NULL;
         fclose(file);
-        if (fields == 1 && is_power_of_two(value) && value <= MOST_BLOCK)
-            return value;
+        unsigned long value = read ? strtoul(text, NULL, 10) : 0;
+        if (value <= MOST_BLOCK && is_power_of_two(value))
+            return (uint32_t)value;
     }
     return 0;
 }

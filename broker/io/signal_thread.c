@@ -104,7 +104,7 @@ static void handle(struct signal_thread *sender, timer_t ticker, struct io_signa
 static void *sender_run(void *context)
 {
     struct signal_thread *sender = context;
-    timer_t ticker;
+    timer_t ticker = NULL;
     sender->start_result = make_ticker(&ticker);
     bool started = sender->start_result == 0;
     sem_post(&sender->started); /* a failed start frees nothing of ours before it has joined us */

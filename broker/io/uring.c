@@ -298,15 +298,16 @@ static int refused(struct error *err, int code, const char *call)
         return error_set(err, -EOPNOTSUPP,
                          "no memory for %s; the limit on locked memory (ulimit -l) may be too low", call);
     if (code == -EPERM || code == -EACCES) {
-        int disabled = 0;
+        char text[16] = "";
         FILE *file = fopen("/proc/sys/kernel/io_uring_disabled", "re");
         if (file != NULL) {
-            if (fscanf(file, "%d", &disabled) != 1)
-                disabled = 0;
+            if (fgets(text, sizeof text, file) == NULL)
+                text[0] = '\0';
             fclose(file);
         }
+        long disabled = strtol(text, NULL, 10);
         if (disabled > 0)
-            return error_set(err, -EOPNOTSUPP, "kernel.io_uring_disabled is %d", disabled);
+            return error_set(err, -EOPNOTSUPP, "kernel.io_uring_disabled is %ld", disabled);
         return error_set(err, -EOPNOTSUPP, "%s is refused (%s), as a seccomp filter does", call,
                          strerror(-code));
     }

@@ -13,7 +13,7 @@
 #include "check.h"
 #include "internal.h"
 
-#define CHECK_BYTES (2u * GROUP_MAX)
+#define CHECK_BYTES (UINT64_C(2) * GROUP_MAX)
 
 struct topic_name {
     uint32_t id;
@@ -295,8 +295,8 @@ static int judge_tail(struct check *c, const struct segment_identity *identity, 
 static int walk_group(struct check *c, const struct segment_identity *identity, bool newest, uint64_t limit,
                       uint64_t *at, bool *more)
 {
-    const uint8_t *bytes;
-    uint64_t have;
+    const uint8_t *bytes = NULL;
+    uint64_t have = 0;
     struct group_header g = {0};
     int error = load(c, *at, &bytes, &have);
     if (error != 0)

@@ -17,7 +17,7 @@
 #include "internal.h"
 
 #define IMAGE_BYTES_MAX (8u << 20)
-#define SCAN_BYTES      (2u * GROUP_MAX)
+#define SCAN_BYTES      (UINT64_C(2) * GROUP_MAX)
 
 static void loader_done(struct io_op *op);
 static void sidecar_done(struct io_op *op);

@@ -459,7 +459,7 @@ void topic_wake(struct topic *topic);
 uint64_t topic_visible_next(const struct topic *topic);
 void topics_free(struct log *log);
 uint32_t topic_entry_bytes(const struct topic *topic); /* of its catalogue frame */
-void topic_entry_write(const struct topic *topic, void *frame, uint64_t time_ns);
+void topic_entry_write(const struct topic *topic, void *at, uint64_t time_ns);
 /* Decodes a catalogue frame's payload. */
 bool topic_entry_read(const struct frame_header *frame, struct topic_entry *entry, const char **name);
 
@@ -476,7 +476,7 @@ int number_reserve(struct log *log, const struct write *write, struct pair **out
 void number_admit(struct pair *pair, uint64_t number);
 void number_commit(struct log *log, struct pair *pair, const struct frame_header *frame);
 uint32_t producer_entry_bytes(const struct producer *producer); /* of its catalogue frame */
-void producer_entry_write(const struct producer *producer, void *frame, uint64_t time_ns);
+void producer_entry_write(const struct producer *producer, void *at, uint64_t time_ns);
 bool producer_entry_read(const struct frame_header *frame, struct producer_entry *entry, const char **name);
 /* For recovery. */
 struct number_state {

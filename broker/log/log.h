@@ -86,11 +86,11 @@ bool log_busy(const struct log *log);
 #define NO_WATERMARK UINT32_MAX
 #define NO_UID       UINT32_MAX /* nobody's: counts for no uid */
 
-/* Finds the topic `name`; with `create`, makes one in memory if there is none: its first write puts it into
+/* Finds the topic `name`; with `make`, makes one in memory if there is none: its first write puts it into
  * the catalogue, with `level` (0 = the log's default), which an existing topic keeps as it has it, and with
  * the uid that made it. Takes a reference.
  * -EINVAL bad name; -ENOENT; -EDQUOT too many topics, or of this uid; -ENOMEM. */
-int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool create,
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool make,
               struct topic **out) must_check;
 void log_topic_release(struct log *log, struct topic *topic);
 

@@ -244,14 +244,11 @@ void pool_turn(struct log *log)
     uint32_t want = log->options.prepare_only_spare ? 1 : POOL_SEGMENTS;
     if (p->count >= POOL_MAX)
         return;
-    if (headers == 0) /* quickly done, and a roll-back needs at least that */
-        make(log, log->block);
-    else if (large == 0)
-        make(log, pool_segment_length(log));
-    else if (headers < POOL_HEADERS)
-        make(log, log->block);
-    else if (large < want || (large < POOL_SEGMENTS && p->error != 0))
-        make(log, pool_segment_length(log));
+    /* A header first: it is quickly done, and a roll-back needs at least that. */
+    bool header = headers == 0 || (large > 0 && headers < POOL_HEADERS);
+    bool whole = large < want || (large < POOL_SEGMENTS && p->error != 0);
+    if (header || whole)
+        make(log, header ? log->block : pool_segment_length(log));
     else
         p->error = 0; /* nothing is missing */
 }

@@ -267,7 +267,7 @@ static const uint8_t *payload_at(const struct frame_header *frame, uint32_t reco
 
 static int serve_whole(struct log *log, struct log_read *r, const struct place *p, uint32_t *bytes_left)
 {
-    const struct frame_header *frame;
+    const struct frame_header *frame = NULL;
     int got = frame_get(log, r, p, &frame);
     if (got != SERVED)
         return got;
@@ -382,7 +382,7 @@ static int entry_total(struct log *log, const struct log_read *r, const struct p
 {
     uint64_t segment = c->segment;
     for (uint32_t chunk = c->chunk + 1;; chunk++) {
-        struct place p;
+        struct place p = {0};
         int found = chunk_find(log, r, c->stream, chunk, segment, batch->segment->number, &p);
         if (found != SERVED)
             return found;
@@ -434,7 +434,7 @@ static int serve_record(struct log *log, struct log_read *r, const struct place 
 static int serve_chunk(struct log *log, struct log_read *r, const struct place *batch, const struct place *p,
                        struct stream_cursor *c, uint32_t *bytes_left)
 {
-    const struct frame_header *frame;
+    const struct frame_header *frame = NULL;
     int got = frame_get(log, r, p, &frame);
     if (got != SERVED)
         return got;
@@ -479,7 +479,7 @@ static int serve_stream(struct log *log, struct log_read *r, const struct place 
                        &(struct stream_cursor){.stream = batch->row.stream, .segment = last->first_segment});
     }
     c->used = ++log->clock;
-    struct place chunk;
+    struct place chunk = {0};
     int found = chunk_find(log, r, c->stream, c->chunk, c->segment, batch->segment->number, &chunk);
     if (found != SERVED)
         return found;
@@ -590,7 +590,7 @@ static bool read_step(struct log *log, struct log_read *r)
     uint32_t bytes_left = r->max_bytes;
     r->end_sequence = topic_visible_next(r->topic);
     while (r->next_sequence < r->end_sequence && (uint32_t)r->result < r->max_entries) {
-        struct place place;
+        struct place place = {0};
         int got = locate(log, r, &place);
         if (got == SERVED) {
             if (place.row.sequence > r->next_sequence) {

@@ -276,7 +276,7 @@ static int apply_group(struct walk *w, const struct store_file *f, const uint8_t
 static int look_behind(struct walk *w, const struct link *l, uint64_t tail)
 {
     for (uint64_t at = tail + l->identity.block; at <= tail + GROUP_MAX; at += l->identity.block) {
-        uint64_t have;
+        uint64_t have = 0;
         int error = load(w, l->file, at, sizeof(struct group_header), &have);
         if (error != 0)
             return error;
@@ -311,7 +311,7 @@ static const char *header_fault(const struct walk *w, const struct link *l, cons
 static int next_group(struct walk *w, const struct link *l, uint64_t at, const uint8_t **bytes,
                       struct group_header *g, const char **fault)
 {
-    uint64_t have;
+    uint64_t have = 0;
     int error = load(w, l->file, at, sizeof *g, &have);
     if (error != 0)
         return error;
@@ -737,7 +737,7 @@ int recover(struct log *log, struct store_list *list, struct error *err)
         log->next_group = w.next_group;
         log->last_digest = w.digest;
         log->durable_upto = w.next_group - 1;
-        if (log->stats.start_bytes_cut != 0)
+        if (log->stats.start_bytes_cut != 0 && w.chain != NULL)
             log_say(
                 log, SAY_NOTICE,
                 "the tail of segment %llu was cut at offset %llu: an unfinished group, answered to nobody",

@@ -100,10 +100,10 @@ static int restore_batch(struct log *log, const struct frame_header *frame, cons
     return frame->producer != 0 ? number_restore(log, frame->producer, t, &state) : 0;
 }
 
-int restore_group(struct log *log, const uint8_t *group, const struct group_header *g, const char **what)
+int restore_group(struct log *log, const uint8_t *group, const struct group_header *header, const char **what)
 {
     const struct frame_header *frame = NULL;
-    while ((frame = group_next_frame(group, g, frame)) != NULL) {
+    while ((frame = group_next_frame(group, header, frame)) != NULL) {
         if (frame->kind != FRAME_TOPIC && frame->kind != FRAME_PRODUCER)
             continue;
         *what = "a catalogue entry makes no sense, or contradicts one before";
@@ -111,7 +111,7 @@ int restore_group(struct log *log, const uint8_t *group, const struct group_head
         if (error != 0)
             return error;
     }
-    while ((frame = group_next_frame(group, g, frame)) != NULL) {
+    while ((frame = group_next_frame(group, header, frame)) != NULL) {
         if (frame->kind == FRAME_TOPIC || frame->kind == FRAME_PRODUCER)
             continue;
         int error = restore_batch(log, frame, what);

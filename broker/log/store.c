@@ -199,7 +199,7 @@ struct store_file *store_find_file(const struct store_list *list, uint64_t file_
 
 void store_id_format(const uint8_t store_id[16], char text[33])
 {
-    for (unsigned i = 0; i < 16; i++)
+    for (size_t i = 0; i < 16; i++)
         snprintf(text + 2 * i, 3, "%02x", store_id[i]);
 }
 

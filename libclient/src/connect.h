@@ -36,8 +36,8 @@ void walrus__attempt_release(struct attempt *attempt);
 /* Everything is the handle's from here on, which has nothing (left) of a connection; rings begin anew. */
 void walrus__adopt(struct walrus *handle, struct attempt *attempt);
 
-/* Both ends of a connection learn that it is over. Closes *socket and sets it to -1. */
-void walrus__hang_up(int *socket);
+/* Both ends of a connection learn that it is over. Closes *fd and sets it to -1. */
+void walrus__hang_up(int *fd);
 void walrus__close_fd(int *fd);
 
 #endif

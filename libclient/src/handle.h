@@ -315,7 +315,7 @@ static inline bool walrus__has_credit(const struct walrus *handle)
 {
     return walrus__credit(handle) > 0;
 }
-#define KEPT_SLOTS(handle) (2 * (handle)->queue_entries)
+#define KEPT_SLOTS(handle) ((size_t)2 * (handle)->queue_entries)
 /* Takes everything that is in the completion ring and brings it to who waits for it. Returns how many. */
 uint32_t walrus__pump(struct walrus *handle);
 /* Nobody waits for this request any more. */

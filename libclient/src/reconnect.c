@@ -261,14 +261,14 @@ static void end_unrepeatable(struct walrus *handle)
         struct completion c = {.result = -ECANCELED};
         if (request->refused)
             c = (struct completion){.flags = COMPLETION_TRY_NOW};
-        else if (request->kind == REQUEST_CHUNK && request->batch->state == BATCH_DROPPED)
-            c.result = -ECANCELED;
-        else if (request->kind == REQUEST_CHUNK && handle->again->kept[i].repeatable)
-            continue;
-        else if (request->kind == REQUEST_CHUNK && request->batch->state == BATCH_SENT)
-            c = (struct completion){.flags = COMPLETION_COPIED};
         else if (request->kind != REQUEST_CHUNK && request->kind != REQUEST_NOBODY)
             continue;
+        else if (request->kind == REQUEST_CHUNK && request->batch->state != BATCH_DROPPED) {
+            if (handle->again->kept[i].repeatable)
+                continue;
+            if (request->batch->state == BATCH_SENT)
+                c = (struct completion){.flags = COMPLETION_COPIED};
+        }
         walrus__answer_request(handle, i, &c);
     }
 }
@@ -543,7 +543,7 @@ static bool take_answers(struct walrus *handle)
             broke_protocol(handle, "the broker's submission index is impossible");
             return false;
         }
-        struct completion c;
+        struct completion c = {0};
         int popped = ring_pop_completion(&handle->completion, &c);
         if (popped == 0)
             return false;

@@ -137,7 +137,8 @@ static int piece_run(struct reader *r, const struct run *run, const uint8_t *rec
         (run->entry_offset + record.length == a->got && a->got < a->bytes))
         return wrong(r, "a piece that does not follow the one before it");
     uint64_t known = a->got - run->entry_offset;
-    memcpy(a->buffer + a->got, payload + known, record.length - known);
+    if (record.length > known)
+        memcpy(a->buffer + a->got, payload + known, record.length - known);
     a->got += record.length - known;
     a->entry = entry_of(run, run->first_sequence, &record);
     if (a->got < a->bytes) {

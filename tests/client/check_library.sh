@@ -16,9 +16,9 @@ names() {
 }
 
 others=$(names | grep -v '^walrus_[a-z]' || true)
-[ -z "$others" ] || say "exports more than walrus_*:" $others
+[ -z "$others" ] || say "exports more than walrus_*:" "$others"
 internal=$(names | grep '^walrus__' || true)
-[ -z "$internal" ] || say "exports internal names:" $internal
+[ -z "$internal" ] || say "exports internal names:" "$internal"
 
 # What the header declares, the map lists and the library exports is the same set.
 declared=$(tr '\n' ' ' <"$header" | sed 's/;/;\n/g' | sed -n 's/.*WALRUS_API [^(]*[ *]\(walrus_[a-z_]*\)(.*/\1/p' | sort -u)
@@ -29,7 +29,7 @@ nm -D --defined-only "$library" | grep -q ' walrus_connect@@WALRUS_0.1$' || say 
 
 needed=$(readelf -d "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' |
     grep -vE '^(libc\.so\.6|ld-linux.*|libasan\.so.*|libubsan\.so.*|libtsan\.so.*)$' || true)
-[ -z "$needed" ] || say "needs more than libc:" $needed
+[ -z "$needed" ] || say "needs more than libc:" "$needed"
 readelf -d "$library" | grep -q 'SONAME.*\[libwalrus-client\.so\.0\]' || say "soname is not libwalrus-client.so.0"
 if readelf -W -l "$library" | grep -q 'GNU_STACK.*E'; then say "wants an executable stack"; fi
 

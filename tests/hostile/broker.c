@@ -301,7 +301,7 @@ static void private_memory(pid_t pid, struct holdings *out)
 
 int broker_holdings(const struct place *place, struct holdings *out)
 {
-    struct stat_values values;
+    struct stat_values values = {0};
     *out = (struct holdings){0};
     count_descriptors(place->broker, out);
     count_mappings(place->broker, out);

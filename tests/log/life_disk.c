@@ -9,7 +9,7 @@
 
 char *file_path(const struct life *life, const char *name)
 {
-    static char paths[4][160];
+    static char paths[4][sizeof life->folder + 256];
     static unsigned next;
     char *path = paths[next++ % array_count(paths)];
     snprintf(path, sizeof paths[0], "%s/%s", life->folder, name);

@@ -429,6 +429,7 @@ Test(format, the_tables_of_format_md_are_those_of_format_h)
         }
         char row[96];
         snprintf(row, sizeof row, "\n| %u | %u | %s |", f->offset, f->bytes, f->field);
+        cr_assert_not_null(at);
         const char *there = strstr(at, row);
         const char *next = strstr(at + 1, "\n`struct ");
         cr_assert(there != NULL && (next == NULL || there < next), "FORMAT.md lacks%s of struct %s", row + 1,

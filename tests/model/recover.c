@@ -131,7 +131,7 @@ static bool build_chain(struct walk *w)
         if (file_there(r, f) && !w->closed[f] && valid_header(r, f) &&
             current_value(r, f, 0)->number > highest)
             highest = current_value(r, f, 0)->number;
-    struct link backwards[SEGMENTS];
+    struct link backwards[SEGMENTS] = {{.header = NULL}};
     for (unsigned number = highest; number != 0;) {
         unsigned f;
         if (!find_number(w, number, &f))

@@ -218,6 +218,8 @@ int walrus_batch_append_for_topic(walrus *handle, const char *topic, const struc
                                   struct walrus_receipt *receipt)
 {
     (void)topic, (void)receipt;
+    if (options == NULL)
+        abort(); /* `walrus append` always says what it wants */
     int number = ++handle->batches;
     int rc = failure(handle, "blocking", number);
     int late = failure(handle, "late", number);
@@ -276,7 +278,7 @@ void walrus_batch_abort(walrus_batch *batch)
 int walrus_batch_submit(walrus_batch *batch, const struct walrus_submit_options *options)
 {
     walrus *handle = batch->handle;
-    if (handle->in_flight)
+    if (handle->in_flight || options == NULL)
         abort(); /* `walrus append` has one batch in flight at most */
     note(handle, "submit: queue %u, number %llu\n", options->queue, (unsigned long long)options->number);
     int rc = failure(handle, "submit", batch->number);

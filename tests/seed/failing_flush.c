@@ -15,7 +15,7 @@ static int flush(long number, int fd)
     return (int)syscall(number, fd);
 }
 
-__attribute__((visibility("default"))) int fdatasync(int fd)
+__attribute__((visibility("default"))) int fdatasync(int fd) /* NOLINT(readability-inconsistent-declaration-parameter-name) */
 {
     return flush(SYS_fdatasync, fd);
 }

@@ -237,6 +237,7 @@ void run_release_producers(struct run_state *run)
 
 void run_rejoin(struct run_state *run, uint32_t role, bool fresh)
 {
+    check_bug(role < SIM_ROLES);
     if (!run_alive(run) || run->producer_inflight[role] > 0)
         return;
     for (const struct sim_stream *stream = run->streams; stream != NULL; stream = stream->next) {

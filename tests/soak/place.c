@@ -146,7 +146,9 @@ void child_end(pid_t pid)
 void *shared_new(size_t size)
 {
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    return memory != MAP_FAILED ? memory : NULL;
+    if (memory == MAP_FAILED)
+        return NULL;
+    return memory;
 }
 
 void shared_free(void *memory, size_t size)
