@@ -15,7 +15,8 @@ static int flush(long number, int fd)
     return (int)syscall(number, fd);
 }
 
-__attribute__((visibility("default"))) int fdatasync(int fd) /* NOLINT(readability-inconsistent-declaration-parameter-name) */
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
+__attribute__((visibility("default"))) int fdatasync(int fd)
 {
     return flush(SYS_fdatasync, fd);
 }
