@@ -470,15 +470,15 @@ Test(commit, g3_a_roll_back_in_the_first_moments_of_a_broker_waits_for_its_spare
         cr_assert(log_busy(life.log));
         io_fault_hold(life.io, IO_CREATE, false);
         io_fault_release(life.io, IO_CREATE, 1);
-        if (stop == 0)
+        if (stop == 0) {
             life_settle(&life);
-        else
+            cr_assert(sent->done);
+            cr_assert_eq(sent->write.result, 0);
+        } else {
             life_stop(&life); /* waits for it, too */
-        cr_assert(sent->done);
-        cr_assert_eq(sent->write.result, 0);
-        life_committed(&life, "t", 3);
-        if (stop == 1)
             life_start(&life);
+        }
+        life_committed(&life, "t", 3);
         cr_assert_eq(life_stats(&life).rollbacks, 1u - stop);
         life_verify(&life);
     }
