@@ -80,6 +80,7 @@ static bool covers(const struct read_slot *slot, const struct segment *s, const 
 
 static int damaged(struct log *log, const struct log_read *r, const struct place *p, const char *what)
 {
+    check_bug(p->segment != NULL);
     log->stats.damaged_reads++;
     log_say(log, SAY_ERROR,
             "topic \"%s\": batch from sequence %llu is damaged (segment %llu, file " SEGMENT_FILE
@@ -271,6 +272,7 @@ static int serve_whole(struct log *log, struct log_read *r, const struct place *
     int got = frame_get(log, r, p, &frame);
     if (got != SERVED)
         return got;
+    check_bug(frame != NULL);
     if (frame->kind != FRAME_BATCH || frame->first_sequence != p->row.sequence ||
         frame->entries != p->row.entries)
         return damaged(log, r, p, "the frame of another batch");

@@ -737,12 +737,12 @@ int recover(struct log *log, struct store_list *list, struct error *err)
         log->next_group = w.next_group;
         log->last_digest = w.digest;
         log->durable_upto = w.next_group - 1;
-        if (log->stats.start_bytes_cut != 0 && w.chain != NULL)
+        const struct link *newest = w.chain_count > 0 ? &w.chain[w.chain_count - 1] : NULL;
+        if (log->stats.start_bytes_cut != 0 && newest != NULL)
             log_say(
                 log, SAY_NOTICE,
                 "the tail of segment %llu was cut at offset %llu: an unfinished group, answered to nobody",
-                (unsigned long long)w.chain[w.chain_count - 1].file->header.number,
-                (unsigned long long)w.tail);
+                (unsigned long long)newest->identity.number, (unsigned long long)w.tail);
         tidy(&w);
     }
     free(w.buffer);

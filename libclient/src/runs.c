@@ -137,6 +137,8 @@ static int piece_run(struct reader *r, const struct run *run, const uint8_t *rec
         (run->entry_offset + record.length == a->got && a->got < a->bytes))
         return wrong(r, "a piece that does not follow the one before it");
     uint64_t known = a->got - run->entry_offset;
+    if (a->buffer == NULL)
+        return wrong(r, "a piece of nothing");
     if (record.length > known)
         memcpy(a->buffer + a->got, payload + known, record.length - known);
     a->got += record.length - known;

@@ -111,7 +111,7 @@ bool log_busy(const struct log *log)
     return log->first != NULL;
 }
 
-int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool create,
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool make,
               struct topic **out)
 {
     (void)uid;
@@ -124,7 +124,7 @@ int log_topic(struct log *log, const char *name, size_t length, uint8_t level, u
             *out = topic;
             return 0;
         }
-    if (!create)
+    if (!make)
         return -ENOENT;
     struct topic *topic = calloc(1, sizeof *topic);
     check_bug(topic != NULL);

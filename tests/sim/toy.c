@@ -462,7 +462,7 @@ void log_stream_abort(struct log *log, struct stream *stream)
 /* ------------------------------------------------------------------------------------------------ topics,
  * reads */
 
-int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool create,
+int log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool make,
               struct topic **out)
 {
     (void)uid;
@@ -473,8 +473,8 @@ int log_topic(struct log *log, const char *name, size_t length, uint8_t level, u
             return 0;
         }
     }
-    if (!create || log->topic_count == TOPICS || length >= sizeof log->topics[0].name)
-        return create ? -EDQUOT : -ENOENT;
+    if (!make || log->topic_count == TOPICS || length >= sizeof log->topics[0].name)
+        return make ? -EDQUOT : -ENOENT;
     struct topic *topic = &log->topics[log->topic_count];
     *topic = (struct topic){.number = log->topic_count++, .log = log, .next = 1};
     memcpy(topic->name, name, length);
