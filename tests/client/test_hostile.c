@@ -453,3 +453,27 @@ Test(arena, extents_merge_again_whatever_the_order)
     cr_assert_eq(arena.extents[all].offset, 4096);
     walrus__arena_release(&arena);
 }
+
+/* ------------------------------------------------------------------------- what the waits of a retry are drawn from */
+
+/* Handles that were refused together must not come back together. */
+Test(hostile, waits_are_drawn_from_the_whole_of_their_bound_and_differ_between_handles)
+{
+    enum { DRAWS = 1000, BOUND = 1000000 };
+    struct walrus handles[2] = {{.random = 0}, {.random = 0}};
+    int64_t least = BOUND, most = 0, sum = 0;
+    unsigned equal = 0;
+    for (unsigned i = 0; i < DRAWS; i++) {
+        int64_t a = walrus__random(&handles[0], BOUND), b = walrus__random(&handles[1], BOUND);
+        cr_assert(a >= 0 && a <= BOUND && b >= 0 && b <= BOUND);
+        least = a < least ? a : least;
+        most = a > most ? a : most;
+        sum += a;
+        equal += a == b;
+    }
+    cr_assert_lt(least, BOUND / 20);
+    cr_assert_gt(most, BOUND - BOUND / 20);
+    cr_assert(sum / DRAWS > BOUND * 2 / 5 && sum / DRAWS < BOUND * 3 / 5, "%lld", (long long)(sum / DRAWS));
+    cr_assert_lt(equal, 10u);
+    cr_assert_eq(walrus__random(&handles[0], 0), 0);
+}
