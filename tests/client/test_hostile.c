@@ -454,7 +454,7 @@ Test(arena, extents_merge_again_whatever_the_order)
     walrus__arena_release(&arena);
 }
 
-/* ------------------------------------------------------------------------------------ the waits of a retry */
+/* ----------------------------------------------------------------------------------- the waits of a retry */
 
 /* Handles that were refused together must not come back together. */
 Test(hostile, waits_are_drawn_from_the_whole_of_their_bound_and_differ_between_handles)
