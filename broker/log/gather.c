@@ -104,10 +104,11 @@ void batch_ended(struct log *log, struct topic *topic)
 
 /* Log space for the gathering group with this frame in it: in what is left of the current segment, or in a
  * prepared one. */
-static int space_for(const struct log *log, uint64_t group_bytes)
+static int space_for(struct log *log, uint64_t group_bytes)
 {
     if (commit_fits(log, group_bytes) || pool_can_spare(log))
         return 0;
+    log->pool.awaited = true;
     return log->pool.error != 0 ? -ENOSPC : -EAGAIN;
 }
 

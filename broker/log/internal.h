@@ -215,6 +215,7 @@ struct pool {
     uint64_t zeroed;
     int error; /* why the last try failed; 0: it did not */
     int64_t retry_at;
+    bool awaited;           /* a group or a write waits for a segment: no time for zeroes */
     uint64_t next_file;     /* number for the next file */
     bool closing, unlinked; /* steps of POOL_UNDO */
     struct io_op op;

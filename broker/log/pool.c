@@ -11,7 +11,9 @@
  *
  * Zeroes: a write into pre-written blocks needs no extent conversion in the file system's journal (about half
  * the latency of a small durable write). They go only into files that are not in the log, and never beside
- * work: when segments run short the file is taken as it is, merely allocated.
+ * work: when segments run short, and somebody waits for one, the file is taken as it is, merely allocated.
+ * (A group that gathers and cannot be committed without it is no reason to wait: zeroes would wait for that
+ * group, and it for them.)
  *
  * Failure: any error undoes the file (close, unlink), is kept in pool->error for admission, and is tried
  * again after a second: a full disk heals by itself (G9). */
@@ -44,6 +46,7 @@ void pool_put(struct log *log, struct spare spare)
 {
     check_bug(log->pool.count < POOL_MAX);
     log->pool.ready[log->pool.count++] = spare;
+    log->pool.awaited = false;
 }
 
 /* Whether a change of segment may have one: the last large one stays back, because it is not known whether
@@ -133,7 +136,7 @@ static bool zero_wanted(const struct log *log)
     const struct pool *p = &log->pool;
     uint64_t limit = min_u64(p->making.length, ZERO_LIMIT);
     return p->making.length > log->block && p->zeroed < limit && count_large(log) > 0 && p->zeros != NULL &&
-           !log->stopping;
+           !p->awaited && !log->stopping;
 }
 
 static void zero_or_flush(struct log *log)
