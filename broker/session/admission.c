@@ -330,6 +330,7 @@ enum admission admit_write(struct request *request)
         write_refused(request, rc);
     } else {
         server->writes_in_log++;
+        request->session->account->writes++;
         if (slot != NULL)
             chunk_taken(request);
     }

@@ -144,6 +144,7 @@ void complete_write_done(struct write *write)
     struct session *session = request->session;
     check_bug(session->server->writes_in_log > 0);
     session->server->writes_in_log--;
+    session->account->writes--;
     learn_group_time(session->server, write);
     share_answered(session);
     if (request->answered) {

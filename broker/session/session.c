@@ -418,7 +418,6 @@ struct request *request_take(struct session *session, enum request_kind kind)
     request->kind = kind;
     session->inflight++;
     session->writes += kind == REQUEST_WRITE;
-    session->account->writes += kind == REQUEST_WRITE;
     return request;
 }
 
@@ -429,7 +428,6 @@ void request_free(struct request *request)
     check_bug(session->inflight > 0);
     session->inflight--;
     session->writes -= request->kind == REQUEST_WRITE;
-    session->account->writes -= request->kind == REQUEST_WRITE;
     if (request->topic != 0)
         session_topic_done(session, request->topic);
     if (request->stream != NULL)

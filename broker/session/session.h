@@ -226,7 +226,7 @@ struct account {
     uint32_t connections; /* half-open ones included */
     uint64_t shared;
     uint64_t queue;  /* entries of its rings */
-    uint32_t writes; /* undecided ones of its sessions */
+    uint32_t writes; /* of its sessions in the log: these end by themselves */
     int64_t time_ns; /* of the device, used: see share.c */
     int64_t present_until_ns;
     uint64_t group_charged; /* server->group_seen when a group was charged last */
