@@ -351,6 +351,7 @@ struct server {
 
     bool shared;            /* several users are present: share.c */
     bool share_held_back;   /* a session was not drained for that */
+    int64_t share_at_ns;    /* when the next one was worked out */
     int64_t share_least_ns; /* account of the user that is behind all others */
     int64_t small_group_ns; /* shortest time of a group, of late; 0: none yet */
     int64_t log_deadline;

@@ -7,8 +7,7 @@
  *   1. share_charge, for each descriptor taken: the user's account runs forward by the time that its bytes
  *      take, and, once per group that it has part in, by the time of a small group.
  *   2. share_turn, before the rings are drained: `share_least` is the account of the user behind all others
- *      that
- *      are present: that have writes in the log (not: in a queue, where a client can make them stay), or had
+ *      that are present: that have writes in the log (not in a queue, where a client can make them stay), or had
  *      an answer within SHARE_LINGER (a client needs a moment to send the next batch; giving the device away
  *      in that moment would make it wait for a large group each time).
  *   3. share_waits: a session whose user is ahead of share_least by more than a small group is not drained.
@@ -44,6 +43,7 @@ static bool one_user(const struct server *server)
 void share_turn(struct server *server)
 {
     const struct account *account;
+    bool was_shared = server->shared;
     server->shared = false;
     server->share_held_back = false;
     if (one_user(server) || server->stopping)
@@ -54,7 +54,12 @@ void share_turn(struct server *server)
         least = account->time_ns;
     if (least == INT64_MAX)
         return;
+    /* Time that the one behind all others let pass is not kept for it: it cannot slow the others down. */
+    int64_t passed = was_shared ? server->turn_started_ns - server->share_at_ns : 0;
+    if (least < server->share_least_ns + passed)
+        least = server->share_least_ns + passed;
     server->shared = true;
+    server->share_at_ns = server->turn_started_ns;
     server->share_least_ns = least;
 }
 
