@@ -520,17 +520,20 @@ static uint32_t first_due(const struct disk *disk)
     return first;
 }
 
-static void complete_first(struct disk *disk)
+/* What another disk has answered, as a fault of this one. */
+static bool told_fault(const struct io_op *op, int64_t told, struct fault *out)
 {
-    uint32_t at = first_due(disk);
-    if (!disk->gone) {
-        if (disk->flights[at].due > disk->now)
-            disk->now = disk->flights[at].due;
-        image_land_due(disk->image, disk->now);
-        disk->events++;
-        if (disk->events == disk->crash_at)
-            disk_crash_now(disk);
-    }
+    *out = (struct fault){.leaves = LEAVES_MIX};
+    if (told < 0)
+        out->error = (int)told;
+    else
+        out->short_count = told;
+    return told < 0 || (op->kind == IO_WRITE && (uint64_t)told < op->length);
+}
+
+/* The op at this place completes: with the answer that it is told, or by plan and chance. */
+static void end_flight(struct disk *disk, uint32_t at, const int64_t *told)
+{
     struct flight flight = disk->flights[at];
     disk->flights[at] = disk->flights[--disk->flight_count];
     disk->flights[disk->flight_count] = flight; /* do_write looks here */
@@ -547,11 +550,41 @@ static void complete_first(struct disk *disk)
         return;
     }
     struct fault fault;
-    bool hit = planned_fault(disk, op, &fault) || chance_fault(disk, op, &fault);
+    bool hit = (told != NULL && told_fault(op, *told, &fault)) || planned_fault(disk, op, &fault) ||
+               chance_fault(disk, op, &fault);
     disk->faults_hit += hit && !fault.lies;
     int64_t result = do_op(disk, op, hit ? &fault : NULL);
     note(disk, op, file, result, flight.check);
     io_complete(&disk->io, op, result);
+}
+
+static void complete_first(struct disk *disk)
+{
+    uint32_t at = first_due(disk);
+    if (!disk->gone) {
+        if (disk->flights[at].due > disk->now)
+            disk->now = disk->flights[at].due;
+        image_land_due(disk->image, disk->now);
+        disk->events++;
+        if (disk->events == disk->crash_at)
+            disk_crash_now(disk);
+    }
+    end_flight(disk, at, NULL);
+}
+
+void disk_finish(struct disk *disk, struct io_op *op, int64_t told, int64_t now)
+{
+    uint32_t at = 0;
+    while (at < disk->flight_count && disk->flights[at].op != op)
+        at++;
+    check_bug(at < disk->flight_count);
+    if (!disk->gone) {
+        disk->now = now > disk->now ? now : disk->now;
+        disk->events++;
+        if (disk->events == disk->crash_at)
+            disk_crash_now(disk);
+    }
+    end_flight(disk, at, &told);
 }
 
 static int disk_wait(struct io *io, int64_t timeout_ns)

@@ -67,6 +67,9 @@ void disk_set_space(struct disk *disk, uint64_t bytes); /* of the whole disk; ma
 void disk_set_holder(struct disk *disk, int64_t pid);   /* somebody who lives holds the store; 0: nobody */
 void disk_set_watch(struct disk *disk, const struct disk_watch *watch);
 void disk_set_trace(struct disk *disk, FILE *trace);
+/* For a disk that follows another one (nobody calls wait() on this one then): the op completes now, and does
+ * what that one has answered: the count of a WRITE, 0, or a negative errno. */
+void disk_finish(struct disk *disk, struct io_op *op, int64_t told, int64_t now);
 /* Time passes, and what is due completes. */
 void disk_pass_time(struct disk *disk, int64_t ns);
 

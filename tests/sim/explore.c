@@ -117,6 +117,8 @@ static void begin(struct explorer *explorer, struct run_state *run, struct branc
     branch->image = NULL;
     if (explorer->options.lie != NULL)
         disk_set_fault(run->disk, explorer->options.lie);
+    if (explorer->options.log != NULL)
+        run->options = *explorer->options.log;
     if (explorer->options.trace != NULL)
         disk_set_trace(run->disk, explorer->options.trace);
 }
@@ -453,6 +455,8 @@ struct explore_result explore_random(uint64_t seed, const struct explore_options
     struct seed draws = seed_fork(seed, 20);
     struct branch branch = {.image = image_new(UINT64_MAX)};
     ledger_init(&branch.ledger);
+    for (uint32_t i = 0; i < 3 && options->log != NULL; i++)
+        branch.ledger.levels[i] = options->log->level;
     branch.ledger.levels[3] = LEVEL_WRITTEN;
     branch.ledger.levels[4] = LEVEL_ACCEPTED;
     branch.ledger.max_anonymous = seed_chance(&draws, 300) ? 2 : 0;

@@ -13,6 +13,8 @@ struct explore_options {
     uint32_t fault_step;   /* of how many ops one is failed; which ones differs with the kind of fault */
     uint64_t seed;
     const struct fault *lie; /* for mutation checks: set in every life */
+    const struct log_options
+        *log; /* segment, memory, align, level and interval of every life; NULL: small ones */
     FILE *trace;
 };
 struct explore_options explore_defaults(void);

@@ -38,6 +38,9 @@ void run_begin(struct run_state *run, struct image *image, struct ledger *ledger
     memset(run, 0, sizeof *run);
     run->disk = disk_start(image, seed);
     run->io = disk_io(run->disk);
+    run->options.segment_bytes = SIM_SEGMENT;
+    run->options.memory_bytes = 24u << 20;
+    run->options.prepare_only_spare = true;
     run->ledger = ledger;
     run->seed = seed_fork(seed, 10);
     run->payload = aligned_alloc(64, MAX_WHOLE_PAYLOAD);
@@ -58,12 +61,11 @@ bool run_troubled(const struct run_state *run)
 
 bool run_start(struct run_state *run)
 {
-    struct log_options options = {.io = run->io, .segment_bytes = SIM_SEGMENT, .memory_bytes = 24u << 20};
-    options.prepare_only_spare = true;
-    options.max_anonymous = run->ledger->max_anonymous;
-    options.say = say;
+    run->options.io = run->io;
+    run->options.max_anonymous = run->ledger->max_anonymous;
+    run->options.say = say;
     check_bug(run->log == NULL);
-    run->start_error = log_start(&options, &run->log, &run->error);
+    run->start_error = log_start(&run->options, &run->log, &run->error);
     run->started = run->start_error == 0;
     run->events_at_start = disk_events(run->disk);
     if (run->start_error == 0) {

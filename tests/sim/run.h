@@ -34,6 +34,7 @@ struct run_state {
     struct disk *disk;
     struct io *io;
     struct ledger *ledger;
+    struct log_options options; /* of the start; run_begin has set them */
     struct log *log;
     struct topic *topics[SIM_TOPICS];
     struct seed seed;
