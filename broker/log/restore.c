@@ -92,6 +92,9 @@ static int restore_batch(struct log *log, const struct frame_header *frame, cons
     if (frame->first_sequence < t->next_sequence || frame->batch_entries == 0 ||
         frame->batch_entries > MAX_BATCH_ENTRIES)
         return -EBADMSG;
+    *what = "a batch whose sequences make no sense";
+    if (frame->first_sequence > UINT64_MAX / 2 - frame->batch_entries) /* topic_restore says the same */
+        return -EBADMSG;
     t->next_sequence = t->next_assign = t->written_next = t->durable_next =
         frame->first_sequence + frame->batch_entries;
     topic_watermark(log, t);

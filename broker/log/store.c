@@ -318,9 +318,11 @@ const char *segment_header_fault(const struct segment_header *h, const uint8_t s
         return "it belongs to another store";
     if (h->file != file_number)
         return "it is a copy of another file, or was renamed";
-    if (!is_power_of_two(h->block) || h->block < 512 || h->block > BLOCK_MAX || h->number == 0 ||
+    if (!is_power_of_two(h->block) || h->block < BLOCK_MIN || h->block > BLOCK_MAX || h->number == 0 ||
         h->epoch == 0 || h->length < h->block || h->length > SEGMENT_MAX || h->previous_number >= h->number ||
-        h->first_group == 0 || h->previous_end > SEGMENT_MAX || !all_zero(h->reserved, sizeof h->reserved))
+        h->first_group == 0 || (h->previous_end == 0) != (h->previous_number == 0) ||
+        h->previous_end % BLOCK_MIN != 0 || h->previous_end > SEGMENT_MAX ||
+        !all_zero(h->reserved, sizeof h->reserved))
         return "its header makes no sense";
     return NULL;
 }

@@ -11,7 +11,7 @@
 /* -------------------------------------------------------------------------------------- making the stores */
 
 struct maker {
-    struct disk *disk;
+    struct memory_disk disk;
     struct log *log;
     unsigned pending;
     uint8_t payload[64 << 10];
@@ -29,8 +29,8 @@ static void write_done(struct write *write)
 static void turn(void)
 {
     log_turn(maker.log);
-    if (disk_io(maker.disk)->inflight > 0)
-        io_wait(disk_io(maker.disk), -1);
+    if (maker.disk.io.inflight > 0)
+        io_wait(&maker.disk.io, -1);
 }
 
 static void settle(void)
@@ -110,14 +110,13 @@ static void one_life(unsigned life)
         log_topic_release(maker.log, topics[i]);
 }
 
-static struct image *make_store(bool stopped, unsigned lives)
+static void make_store(uint32_t which, bool stopped, unsigned lives)
 {
-    struct image *image = image_new(UINT64_MAX);
+    memory_disk_clear(&maker.disk, which + 1);
     for (unsigned life = 0; life < lives; life++) {
         struct error err;
-        maker.disk = disk_start(image, life + 1);
         struct log_options options = {
-            .io = disk_io(maker.disk), .segment_bytes = SEGMENT_MIN, .memory_bytes = 24u << 20};
+            .io = &maker.disk.io, .segment_bytes = SEGMENT_MIN, .memory_bytes = 24u << 20};
         options.prepare_only_spare = true;
         int error = log_start(&options, &maker.log, &err);
         check_bug(error == 0);
@@ -128,9 +127,7 @@ static struct image *make_store(bool stopped, unsigned lives)
         } else {
             log_abandon(maker.log);
         }
-        image = disk_end(maker.disk);
     }
-    return image;
 }
 
 /* ------------------------------------------------------------------------------------------------ places */
@@ -144,22 +141,19 @@ static uint32_t add_place(struct base *base, struct place place)
     return base->place_count++;
 }
 
-static void load_file(struct base *base, const char *name)
+static void load_file(struct base *base, const struct memory_file *from)
 {
-    uint64_t size = image_size(base->image, name), used = 0;
-    uint8_t *bytes = calloc(1, align_up(size, SIM_BLOCK) + SIM_BLOCK);
-    check_bug(bytes != NULL);
-    for (uint32_t i = 0; i < align_up(size, SIM_BLOCK) / SIM_BLOCK; i++) {
-        image_get_block(base->image, name, i, bytes + (size_t)i * SIM_BLOCK);
-        if (!image_block_zero(base->image, name, i))
-            used = (uint64_t)(i + 1) * SIM_BLOCK;
-    }
+    uint32_t used = (uint32_t)align_up(from->length, MEMORY_BLOCK);
+    uint8_t *bytes = calloc(1, used + MEMORY_BLOCK);
     struct base_file *files = realloc(base->files, (base->file_count + 1) * sizeof *files);
-    check_bug(files != NULL && used <= UINT32_MAX);
+    check_bug(bytes != NULL && files != NULL && from->length < 1u << 30);
+    memcpy(bytes, from->bytes, from->length);
+    while (used > 0 && all_zero(bytes + used - MEMORY_BLOCK, MEMORY_BLOCK))
+        used -= MEMORY_BLOCK;
     base->files = files;
     struct base_file *file = &files[base->file_count++];
-    *file = (struct base_file){.bytes = bytes, .length = (uint32_t)used};
-    memcpy(file->name, name, SIM_NAME);
+    *file = (struct base_file){.bytes = bytes, .length = used, .size = from->size};
+    memcpy(file->name, from->name, sizeof file->name);
 }
 
 static bool ends_with(const char *name, const char *ending)
@@ -205,8 +199,9 @@ static void segment_places(struct base *base, uint32_t file)
 
 static void find_places(struct base *base)
 {
-    for (uint32_t i = 0; i < base->image->now.count; i++)
-        load_file(base, base->image->now.list[i].name);
+    for (uint32_t i = 0; i < MEMORY_FILES; i++)
+        if (maker.disk.files[i].used && maker.disk.files[i].name[0] != '\0')
+            load_file(base, &maker.disk.files[i]);
     for (uint32_t i = 0; i < base->file_count; i++) {
         const struct base_file *f = &base->files[i];
         if (ends_with(f->name, ".segment")) {
@@ -216,7 +211,7 @@ static void find_places(struct base *base)
         } else if (strncmp(f->name, "checkpoint-", 11) == 0 || ends_with(f->name, ".index")) {
             bool checkpoint = f->name[0] == 'c';
             uint32_t length = checkpoint ? sizeof(struct checkpoint_header) : sizeof(struct index_header);
-            uint64_t size = image_size(base->image, f->name);
+            uint64_t size = f->size;
             uint32_t header = add_place(
                 base, (struct place){checkpoint ? PLACE_CHECKPOINT : PLACE_INDEX, i, 0, length, UINT32_MAX});
             if (size > length)
@@ -227,11 +222,14 @@ static void find_places(struct base *base)
 
 uint32_t bases_make(struct base bases[BASES_MOST])
 {
+    memory_disk_init(&maker.disk);
     for (uint32_t i = 0; i < BASES_MOST; i++) {
-        bases[i] = (struct base){.image = make_store(i % 2 == 0, i < 2 ? 1 : LIVES)};
+        bases[i] = (struct base){.file_count = 0};
+        make_store(i, i % 2 == 0, i < 2 ? 1 : LIVES);
         find_places(&bases[i]);
         check_bug(bases[i].place_count > 10);
     }
+    memory_disk_free(&maker.disk);
     return BASES_MOST;
 }
 
@@ -338,41 +336,29 @@ static void mend_file(const struct base *base, uint32_t file, uint8_t *bytes, un
 
 /* ------------------------------------------------------------------------------------------------ changes */
 
-static void write_back(const struct base_file *file, const uint8_t *bytes, struct image *image)
+void base_changed(const struct base *base, const struct change_to *changes, uint32_t count, unsigned sums,
+                  struct memory_disk *disk)
 {
-    for (uint32_t at = 0; at < file->length; at += SIM_BLOCK)
-        if (memcmp(file->bytes + at, bytes + at, SIM_BLOCK) != 0)
-            image_set_block(image, file->name, at / SIM_BLOCK, bytes + at);
-}
-
-struct image *base_changed(const struct base *base, const struct change_to *changes, uint32_t count,
-                           unsigned sums)
-{
-    struct image *image = image_copy(base->image);
+    static uint8_t bytes[1u << 20];
     for (uint32_t f = 0; f < base->file_count; f++) {
         const struct base_file *file = &base->files[f];
-        uint8_t *bytes = NULL;
+        bool changed = false;
+        check_bug(file->length <= sizeof bytes);
         for (uint32_t i = 0; i < count; i++) {
             const struct place *p = &base->places[changes[i].place % base->place_count];
             if (p->file != f)
                 continue;
-            if (bytes == NULL) {
-                bytes = malloc(file->length);
-                check_bug(bytes != NULL);
+            if (!changed)
                 memcpy(bytes, file->bytes, file->length);
-            }
+            changed = true;
             uint32_t width = 1 + changes[i].width % 8;
             uint32_t offset = changes[i].offset % p->length;
             if (width > p->length - offset)
                 width = p->length - offset;
             memcpy(bytes + p->offset + offset, &changes[i].value, width);
         }
-        if (bytes == NULL)
-            continue;
-        if (sums != SUMS_AS_THEY_WERE)
+        if (changed && sums != SUMS_AS_THEY_WERE)
             mend_file(base, f, bytes, sums);
-        write_back(file, bytes, image);
-        free(bytes);
+        memory_disk_add(disk, file->name, changed ? bytes : file->bytes, file->length, file->size);
     }
-    return image;
 }

@@ -7,7 +7,7 @@
 #define WALRUS_FUZZ_STORE_IMAGE_H
 
 #include "../../broker/log/group.h"
-#include "../sim/disk.h"
+#include "memory_disk.h"
 
 #define BASES_MOST 4u
 
@@ -32,13 +32,13 @@ struct place {
 };
 
 struct base_file {
-    char name[SIM_NAME];
+    char name[MEMORY_NAME];
     uint8_t *bytes; /* what is used of it, whole blocks */
     uint32_t length;
+    uint64_t size;
 };
 
 struct base {
-    struct image *image;
     struct base_file *files;
     uint32_t file_count;
     struct place *places;
@@ -58,8 +58,8 @@ enum sums {
     SUMS_RIGHT = 1, /* of everything that was changed and of what covers it */
     SUMS_CHAIN = 2, /* digests of group headers, too, in what follows */
 };
-/* A new image: the base with the changes. Nothing in the changes needs to be in range. */
-struct image *base_changed(const struct base *base, const struct change_to *changes, uint32_t count,
-                           unsigned sums);
+/* Puts the base with the changes on an empty disk. Nothing in the changes needs to be in range. */
+void base_changed(const struct base *base, const struct change_to *changes, uint32_t count, unsigned sums,
+                  struct memory_disk *disk);
 
 #endif

@@ -1,0 +1,49 @@
+/* memory_disk.h: a store folder in memory behind the seam, for fuzz targets: nothing but files, as fast as can be.
+ *
+ * The simulator's disk (tests/sim) remembers what a crash may still change; that costs more than the code under
+ * test. Here every op does its work when it is waited for, in the order of submission, and time is a counter. What
+ * a file holds lies in one piece; behind it, up to the file's size, are zeros that take no memory.
+ *
+ * One disk is used again and again: memory_disk_clear, add files, run, look. */
+#ifndef WALRUS_FUZZ_MEMORY_DISK_H
+#define WALRUS_FUZZ_MEMORY_DISK_H
+
+#include "../../broker/io/io.h"
+
+#define MEMORY_BLOCK 4096u
+#define MEMORY_NAME  64u
+#define MEMORY_FILES 64u
+
+struct memory_file {
+    char name[MEMORY_NAME]; /* "" = free, or unlinked and still open */
+    bool used;
+    bool buffered; /* made without direct I/O */
+    uint32_t opened;
+    uint8_t *bytes;
+    uint64_t room;   /* of `bytes` */
+    uint64_t length; /* what of `bytes` was written; zeros behind it */
+    uint64_t size;
+};
+
+struct memory_disk {
+    struct io io;
+    struct memory_file files[MEMORY_FILES];
+    struct io_op *first, **last; /* submitted */
+    int64_t now;
+    uint64_t random;
+    uint64_t changes; /* ops that changed something */
+};
+
+void memory_disk_init(struct memory_disk *disk);
+/* No files, no ops, the same time and randomness again. */
+void memory_disk_clear(struct memory_disk *disk, uint64_t seed);
+/* A file of `size` bytes that begins with `length` bytes. */
+void memory_disk_add(struct memory_disk *disk, const char *name, const void *bytes, uint64_t length,
+                     uint64_t size);
+/* Files end at most `slack` bytes behind what was written to them, as after a cut. */
+void memory_disk_cut(struct memory_disk *disk, uint64_t slack);
+/* Every file was closed, and no op is under way. */
+bool memory_disk_idle(const struct memory_disk *disk);
+void memory_disk_free(struct memory_disk *disk);
+
+#endif
