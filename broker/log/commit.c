@@ -621,7 +621,6 @@ void commit_turn(struct log *log)
     uint64_t bytes = (uint64_t)g->used + g->reserve;
     if (!commit_fits(log, bytes)) {
         if (!pool_take(log, log->block + GROUP_MAX, false, &c->next)) {
-            log->pool.awaited = true;
             if (log->pool.error != 0) {
                 group_failed(log, g, -ENOSPC);
                 group_reset(g);

@@ -108,7 +108,6 @@ static int space_for(struct log *log, uint64_t group_bytes)
 {
     if (commit_fits(log, group_bytes) || pool_can_spare(log))
         return 0;
-    log->pool.awaited = true;
     return log->pool.error != 0 ? -ENOSPC : -EAGAIN;
 }
 

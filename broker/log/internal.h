@@ -138,6 +138,7 @@ struct segment {
 /* Prepared file: allocated, durable under its name, header block blank. */
 struct spare {
     uint64_t file_number, length;
+    uint64_t zeroed; /* from its start on, as far as is known */
     struct io_file *file;
 };
 
@@ -200,10 +201,11 @@ enum pool_state {
     POOL_IDLE,
     POOL_CREATE,
     POOL_ALLOCATE,
-    POOL_ZERO,
     POOL_FLUSH,
     POOL_RENAME,
     POOL_SYNC,
+    POOL_ZERO,
+    POOL_FLUSH_ZEROS,
     POOL_UNDO
 };
 
@@ -211,11 +213,10 @@ struct pool {
     struct spare ready[POOL_MAX];
     uint32_t count;
     enum pool_state state;
-    struct spare making;
-    uint64_t zeroed;
+    struct spare making; /* not among the ready ones */
+    uint32_t lack_zeros; /* how many of these do */
     int error; /* why the last try failed; 0: it did not */
     int64_t retry_at;
-    bool awaited;           /* a group or a write waits for a segment: no time for zeroes */
     uint64_t next_file;     /* number for the next file */
     bool closing, unlinked; /* steps of POOL_UNDO */
     struct io_op op;
@@ -509,6 +510,7 @@ bool pool_can_spare(const struct log *log);
 bool pool_fits(const struct log *log, uint64_t at_least); /* one that is ready is so long */
 void pool_put(struct log *log, struct spare spare);
 bool pool_busy(const struct log *log);
+int64_t pool_deadline(const struct log *log);
 void pool_free(struct log *log);
 /* At start: makes one file now. */
 int pool_make_now(struct log *log, uint64_t length, bool zero, struct spare *out,

@@ -249,9 +249,8 @@ static int64_t deadline(const struct log *log)
         int64_t flush = log->unflushed_since + log->options.interval_ns;
         at = flush < at ? flush : at;
     }
-    if (log->pool.error != 0 && log->pool.state == POOL_IDLE)
-        at = log->pool.retry_at < at ? log->pool.retry_at : at;
-    return at;
+    int64_t pool = pool_deadline(log);
+    return pool < at ? pool : at;
 }
 
 int64_t log_turn(struct log *log)

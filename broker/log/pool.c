@@ -1,27 +1,32 @@
 /* pool.c: segments prepared ahead, so that a change of segment costs two small flushes and no allocation.
  *
  * Happy path, one file at a time, all of it in the helper thread:
- *   CREATE NNN.new -> ALLOCATE its whole length -> ZERO it, only while the device has nothing else to do ->
- *   FLUSH -> RENAME to NNN.segment -> SYNC the folder -> ready.
- *   A file is the store's only after all of that (G19): before, a power cut may leave it short, unnamed or
- *   not there, and a start removes what it finds under the .new name.
+ *   1. CREATE NNN.new -> ALLOCATE its whole length -> FLUSH -> RENAME to NNN.segment -> SYNC the folder -> ready.
+ *      A file is the store's only after all of that (G19): before, a power cut may leave it short, unnamed or
+ *      not there, and a start removes what it finds under the .new name.
+ *   2. The log is quiet, nothing is missing, and a ready segment lacks zeroes: it is taken out, ZERO step by step
+ *      for as long as the log stays quiet, FLUSH_ZEROS after the last one, and it is ready again.
  *
  * What is kept: two whole segments (one to change to, one that stays back so that a start on a full disk has
  * room for what it must copy) and two header-only ones (roll-back and start when there is no space at all).
  *
- * Zeroes: a write into pre-written blocks needs no extent conversion in the file system's journal (about half
- * the latency of a small durable write). They go only into files that are not in the log, and never beside
- * work: when segments run short, and somebody waits for one, the file is taken as it is, merely allocated.
- * (A group that gathers and cannot be committed without it is no reason to wait: zeroes would wait for that
- * group, and it for them.)
+ * Zeroes: a write into pre-written blocks needs no extent conversion in the file system's journal: a durable
+ * 72 KiB takes 140 us there and 200 in blocks that are merely allocated. But a zero written beside a group makes
+ * that one late. So they are written only while no group was for QUIET_NS, and in small steps at first; a log
+ * that is never quiet goes on in segments as they were allocated. Which of the two a segment is, is decided when
+ * it becomes the current one: zeroes go only into files that are not in the log, and only what is taken out of
+ * the ready ones is written to, so that no group waits for zeroes longer than one step.
  *
  * Failure: any error undoes the file (close, unlink), is kept in pool->error for admission, and is tried
  * again after a second: a full disk heals by itself (G9). */
 #include "internal.h"
 
-#define ZERO_STEP  (1ull << 20)
-#define ZERO_LIMIT (64ull << 20) /* per file */
-#define RETRY_NS   NS_PER_SECOND
+#define ZERO_STEP       (1ull << 20)
+#define ZERO_SMALL_STEP (128ull << 10)
+#define ZERO_LIMIT      (64ull << 20) /* per file */
+#define QUIET_NS        (NS_PER_SECOND / 1000)
+#define LONG_QUIET_NS   (NS_PER_SECOND / 50)
+#define RETRY_NS        NS_PER_SECOND
 
 static void step_done(struct io_op *op);
 
@@ -42,11 +47,30 @@ uint64_t pool_segment_length(const struct log *log)
     return used < 2 * SEGMENT_SMALL && full > SEGMENT_SMALL ? SEGMENT_SMALL : full;
 }
 
+static uint64_t zero_limit(const struct spare *spare)
+{
+    return min_u64(spare->length, ZERO_LIMIT);
+}
+
+static bool lacks_zeros(const struct log *log, const struct spare *spare)
+{
+    return spare->length > log->block && spare->zeroed < zero_limit(spare);
+}
+
 void pool_put(struct log *log, struct spare spare)
 {
     check_bug(log->pool.count < POOL_MAX);
     log->pool.ready[log->pool.count++] = spare;
-    log->pool.awaited = false;
+    log->pool.lack_zeros += lacks_zeros(log, &spare);
+}
+
+static struct spare take_out(struct log *log, uint32_t i)
+{
+    struct pool *p = &log->pool;
+    struct spare spare = p->ready[i];
+    p->ready[i] = p->ready[--p->count];
+    p->lack_zeros -= lacks_zeros(log, &spare);
+    return spare;
 }
 
 /* Whether a change of segment may have one: the last large one stays back, because it is not known whether
@@ -64,6 +88,12 @@ bool pool_fits(const struct log *log, uint64_t at_least)
     return false;
 }
 
+/* Of two, the one that a change of segment takes: the smaller one, then the one with zeroes. */
+static bool is_better(const struct spare *spare, const struct spare *than)
+{
+    return spare->length != than->length ? spare->length < than->length : spare->zeroed > than->zeroed;
+}
+
 /* `any`: for a roll-back or a start: the smallest that is large enough, else whatever there is. */
 bool pool_take(struct log *log, uint64_t at_least, bool any, struct spare *out)
 {
@@ -76,13 +106,12 @@ bool pool_take(struct log *log, uint64_t at_least, bool any, struct spare *out)
         if (!fits && !any)
             continue;
         if (best == POOL_MAX ||
-            (fits && (p->ready[best].length < at_least || p->ready[i].length < p->ready[best].length)))
+            (fits && (p->ready[best].length < at_least || is_better(&p->ready[i], &p->ready[best]))))
             best = i;
     }
     if (best == POOL_MAX)
         return false;
-    *out = p->ready[best];
-    p->ready[best] = p->ready[--p->count];
+    *out = take_out(log, best);
     return true;
 }
 
@@ -125,48 +154,79 @@ static void failed(struct log *log, const char *what, int error)
     undo(log);
 }
 
-/* Nor while somebody waits for the file. */
-static bool may_zero(const struct log *log)
+/* ------------------------------------------------------------------------------------------------ zeroes */
+
+static bool nothing_to_commit(const struct log *log)
 {
-    return log->commit.state == COMMIT_IDLE && log->gather->count == 0;
+    return !log->stopping && log->commit.state == COMMIT_IDLE && log->gather->count == 0;
 }
 
-static bool zero_wanted(const struct log *log)
+static bool quiet(const struct log *log, int64_t for_ns)
 {
-    const struct pool *p = &log->pool;
-    uint64_t limit = min_u64(p->making.length, ZERO_LIMIT);
-    return p->making.length > log->block && p->zeroed < limit && count_large(log) > 0 && p->zeros != NULL &&
-           !p->awaited && !log->stopping;
+    return nothing_to_commit(log) && io_now(log->io) - log->last_group_ns >= for_ns;
 }
 
-static void zero_or_flush(struct log *log)
+static bool zeros_wanted(const struct log *log)
+{
+    return log->pool.lack_zeros > 0 && !log->options.prepare_only_spare;
+}
+
+static void zero_step(struct log *log)
 {
     struct pool *p = &log->pool;
-    if (zero_wanted(log) && log->commit.state != COMMIT_ROLL_WAIT) {
-        if (!may_zero(log)) {
-            p->state = POOL_ZERO; /* waits for an idle turn */
-            p->op.done = NULL;
-            return;
-        }
-        uint64_t length = min_u64(ZERO_STEP, p->making.length - p->zeroed);
-        step(log, POOL_ZERO,
-             (struct io_op){.kind = IO_WRITE,
-                            .file = p->making.file,
-                            .buffer = p->zeros,
-                            .offset = p->zeroed,
-                            .length = length});
-        return;
-    }
-    step(log, POOL_FLUSH, (struct io_op){.kind = IO_FLUSH, .file = p->making.file});
+    uint64_t length = quiet(log, LONG_QUIET_NS) ? ZERO_STEP : ZERO_SMALL_STEP;
+    step(log, POOL_ZERO,
+         (struct io_op){.kind = IO_WRITE,
+                        .file = p->making.file,
+                        .buffer = p->zeros,
+                        .offset = p->making.zeroed,
+                        .length = min_u64(length, zero_limit(&p->making) - p->making.zeroed)});
 }
+
+static void zero_begin(struct log *log)
+{
+    struct pool *p = &log->pool;
+    if (!zeros_wanted(log) || !quiet(log, QUIET_NS))
+        return;
+    uint32_t i = 0;
+    while (!lacks_zeros(log, &p->ready[i]))
+        i++;
+    p->making = take_out(log, i);
+    snprintf(p->name, sizeof p->name, SEGMENT_FILE, (unsigned long long)p->making.file_number);
+    p->closing = p->unlinked = false;
+    zero_step(log);
+}
+
+static void made(struct log *log)
+{
+    struct pool *p = &log->pool;
+    pool_put(log, p->making);
+    p->making.file = NULL;
+    p->state = POOL_IDLE;
+}
+
+static void zero_step_done(struct log *log, uint64_t length)
+{
+    struct pool *p = &log->pool;
+    p->making.zeroed += length;
+    if (!lacks_zeros(log, &p->making))
+        step(log, POOL_FLUSH_ZEROS, (struct io_op){.kind = IO_FLUSH, .file = p->making.file});
+    else if (quiet(log, QUIET_NS))
+        zero_step(log);
+    else
+        made(log); /* the rest when it is quiet again */
+}
+
+/* ---------------------------------------------------------------------------------------------- new files */
 
 static const char *const step_names[] = {[POOL_IDLE] = "",
                                          [POOL_CREATE] = "create",
                                          [POOL_ALLOCATE] = "allocate",
-                                         [POOL_ZERO] = "write zeros",
                                          [POOL_FLUSH] = "flush",
                                          [POOL_RENAME] = "rename",
                                          [POOL_SYNC] = "flush of the folder",
+                                         [POOL_ZERO] = "write zeros",
+                                         [POOL_FLUSH_ZEROS] = "flush zeros",
                                          [POOL_UNDO] = "undo"};
 
 static void step_done(struct io_op *op)
@@ -190,12 +250,8 @@ static void step_done(struct io_op *op)
         step(log, POOL_ALLOCATE,
              (struct io_op){.kind = IO_ALLOCATE, .file = p->making.file, .length = p->making.length});
         break;
-    case POOL_ZERO:
-        p->zeroed += op->length;
-        zero_or_flush(log);
-        break;
     case POOL_ALLOCATE:
-        zero_or_flush(log);
+        step(log, POOL_FLUSH, (struct io_op){.kind = IO_FLUSH, .file = p->making.file});
         break;
     case POOL_FLUSH:
         step(log, POOL_RENAME, (struct io_op){.kind = IO_RENAME, .name = p->name, .new_name = p->new_name});
@@ -208,9 +264,13 @@ static void step_done(struct io_op *op)
         if (p->error != 0)
             log_say(log, SAY_NOTICE, "segments can be prepared again");
         p->error = 0;
-        pool_put(log, p->making);
-        p->making.file = NULL;
-        p->state = POOL_IDLE;
+        made(log);
+        break;
+    case POOL_ZERO:
+        zero_step_done(log, op->length);
+        break;
+    case POOL_FLUSH_ZEROS:
+        made(log);
         break;
     case POOL_IDLE:
     case POOL_UNDO:
@@ -222,7 +282,6 @@ static void make(struct log *log, uint64_t length)
 {
     struct pool *p = &log->pool;
     p->making = (struct spare){.file_number = p->next_file++, .length = length};
-    p->zeroed = 0;
     p->closing = p->unlinked = false;
     snprintf(p->name, sizeof p->name, SEGMENT_NEW, (unsigned long long)p->making.file_number);
     snprintf(p->new_name, sizeof p->new_name, SEGMENT_FILE, (unsigned long long)p->making.file_number);
@@ -234,10 +293,6 @@ void pool_turn(struct log *log)
     struct pool *p = &log->pool;
     if (log->failed.code != 0)
         return;
-    if (p->state == POOL_ZERO && p->op.done == NULL) {
-        zero_or_flush(log);
-        return;
-    }
     bool needed = log->gather->count > 0 || log->commit.state == COMMIT_ROLL_WAIT;
     if (p->state != POOL_IDLE || (log->stopping && !needed))
         return;
@@ -250,15 +305,27 @@ void pool_turn(struct log *log)
     /* A header first: it is quickly done, and a roll-back needs at least that. */
     bool header = headers == 0 || (large > 0 && headers < POOL_HEADERS);
     bool whole = large < want || (large < POOL_SEGMENTS && p->error != 0);
-    if (header || whole)
+    if (header || whole) {
         make(log, header ? log->block : pool_segment_length(log));
-    else
-        p->error = 0; /* nothing is missing */
+        return;
+    }
+    p->error = 0; /* nothing is missing */
+    zero_begin(log);
+}
+
+int64_t pool_deadline(const struct log *log)
+{
+    const struct pool *p = &log->pool;
+    if (p->state != POOL_IDLE)
+        return INT64_MAX;
+    if (p->error != 0)
+        return p->retry_at;
+    return zeros_wanted(log) && nothing_to_commit(log) ? log->last_group_ns + QUIET_NS : INT64_MAX;
 }
 
 bool pool_busy(const struct log *log)
 {
-    return log->pool.state != POOL_IDLE && log->pool.op.done != NULL;
+    return log->pool.state != POOL_IDLE;
 }
 
 /* Only while stopping, with no op under way: what was being made is left for the next start to remove. */

@@ -512,7 +512,11 @@ static int void_blanks(struct walk *w)
                              log->io->folder, (unsigned long long)f->file_number, strerror(-error));
         bool whole = f->size == block || f->size >= log->options.segment_bytes || f->size >= SEGMENT_SMALL;
         if (whole && f->size % block == 0 && log->pool.count < POOL_MAX) {
-            pool_put(log, (struct spare){.file_number = f->file_number, .length = f->size, .file = f->file});
+            /* What it lacks of zeroes is not known; not to be written anew at each start. */
+            pool_put(log, (struct spare){.file_number = f->file_number,
+                                         .length = f->size,
+                                         .zeroed = f->size,
+                                         .file = f->file});
             f->used = true;
         }
     }
