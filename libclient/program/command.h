@@ -20,6 +20,7 @@ int command_read(int argc, char **argv);
 int command_topics(int argc, char **argv);
 int command_stat(int argc, char **argv);
 int command_check(int argc, char **argv);
+int command_torture(int argc, char **argv);
 
 /* What the lines of several commands have in common. */
 struct common {

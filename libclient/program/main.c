@@ -19,6 +19,8 @@ static const struct command {
     {"stat", (char[]){"walrus stat"}, command_stat,
      "show the counters of a broker, stalled and dead ones included"},
     {"check", (char[]){"walrus check"}, command_check, "look for damage in a stopped store"},
+    {"torture", (char[]){"walrus torture"}, command_torture,
+     "try whether a file system can lose what was acknowledged"},
 };
 #define COMMANDS (sizeof commands / sizeof commands[0])
 
@@ -82,12 +84,13 @@ int main(int argc, char **argv)
     }
     struct shown shown;
     if (word[0] == '\0')
-        fprintf(stderr,
-                "walrus: which command? append, read, topics, stat or check; `walrus --help` says more\n");
+        fprintf(stderr, "walrus: which command? append, read, topics, stat, check or torture; `walrus "
+                        "--help` says more\n");
     else
-        fprintf(stderr,
-                "walrus: there is no command '%s': append, read, topics, stat or check; `walrus --help` says "
-                "more\n",
-                show(&shown, word));
+        fprintf(
+            stderr,
+            "walrus: there is no command '%s': append, read, topics, stat, check or torture; `walrus --help` "
+            "says more\n",
+            show(&shown, word));
     return EXIT_USAGE;
 }

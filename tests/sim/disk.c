@@ -509,6 +509,18 @@ void disk_crash_now(struct disk *disk)
     disk->image->time = disk->now;
 }
 
+struct image *disk_snapshot(struct disk *disk)
+{
+    struct image *kept = disk->image;
+    disk->image = image_copy(kept);
+    for (uint32_t i = 0; i < disk->flight_count; i++)
+        add_landings(disk, disk->flights[i].op);
+    struct image *snapshot = disk->image;
+    snapshot->time = disk->now;
+    disk->image = kept;
+    return snapshot;
+}
+
 static uint32_t first_due(const struct disk *disk)
 {
     uint32_t first = 0;
@@ -552,7 +564,7 @@ static void end_flight(struct disk *disk, uint32_t at, const int64_t *told)
     struct fault fault;
     bool hit = (told != NULL && told_fault(op, *told, &fault)) || planned_fault(disk, op, &fault) ||
                chance_fault(disk, op, &fault);
-    disk->faults_hit += hit && !fault.lies;
+    disk->faults_hit += hit && !fault.lies && told == NULL;
     int64_t result = do_op(disk, op, hit ? &fault : NULL);
     note(disk, op, file, result, flight.check);
     io_complete(&disk->io, op, result);

@@ -53,6 +53,8 @@ struct image *disk_end(struct disk *disk) must_check;
 
 void disk_crash_at(struct disk *disk, uint64_t event); /* 0: never */
 void disk_crash_now(struct disk *disk);
+/* The image that a crash now would leave; life goes on. */
+struct image *disk_snapshot(struct disk *disk) must_check;
 bool disk_gone(const struct disk *disk);
 uint64_t disk_events(const struct disk *disk);
 uint64_t disk_trace_hash(const struct disk *disk);

@@ -41,6 +41,7 @@ void run_begin(struct run_state *run, struct image *image, struct ledger *ledger
     run->options.segment_bytes = SIM_SEGMENT;
     run->options.memory_bytes = 24u << 20;
     run->options.prepare_only_spare = true;
+    run->idle_ns = UINT64_C(3000000000);
     run->ledger = ledger;
     run->seed = seed_fork(seed, 10);
     run->payload = aligned_alloc(64, MAX_WHOLE_PAYLOAD);

@@ -35,6 +35,7 @@ struct run_state {
     struct io *io;
     struct ledger *ledger;
     struct log_options options; /* of the start; run_begin has set them */
+    uint64_t idle_ns;           /* random work idles less than that at a time */
     struct log *log;
     struct topic *topics[SIM_TOPICS];
     struct seed seed;

@@ -554,7 +554,7 @@ static void do_job(struct run_state *run, enum job job)
         run_read_some(run, topic);
         break;
     case JOB_IDLE:
-        run_idle(run, (int64_t)seed_below(seed, 3 * SECOND));
+        run_idle(run, (int64_t)seed_below(seed, run->idle_ns));
         break;
     case JOB_SETTLE:
         run_settle(run);

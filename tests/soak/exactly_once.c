@@ -124,6 +124,7 @@ static int send_next(struct producer *producer, uint32_t which)
     rc = fill(producer, which, number, plan, batch);
     struct walrus_submit_options options = {
         .size = sizeof options, .user_data = number * TOPICS + which, .queue = 1, .number = number};
+    options.level = producer->run->soak->ask_durable ? WALRUS_LEVEL_DURABLE : 0;
     if (rc == 0)
         rc = walrus_batch_submit(batch, &options);
     if (rc < 0) {
@@ -448,8 +449,10 @@ static int round_of_kills(struct run *run, uint64_t kills, struct total *total, 
         rc = let_work(run, words, 1 + random_below(&run->random, 200), err);
         if (rc == 0)
             rc = kill_and_start(run, words, pids, total, err);
-        run_progress(run, "%llu kills, %llu batches acknowledged", (unsigned long long)total->kills,
-                     (unsigned long long)(total->batches + acked_in_all(words)));
+        run->kills = total->kills;
+        run->batches = total->batches + acked_in_all(words);
+        run_progress(run, "%llu kills, %llu batches acknowledged", (unsigned long long)run->kills,
+                     (unsigned long long)run->batches);
     }
     if (rc == 0)
         rc = let_work(run, words, PRODUCERS, err);

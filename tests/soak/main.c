@@ -218,7 +218,8 @@ int main(int argc, char **argv)
     static const struct argp argp = {
         options, parse, "WALRUSD", "Runs a broker hard for a long time and checks what must hold.",
         NULL,    NULL,  NULL};
-    struct soak soak = {.folder = "/var/tmp", .minutes = 10, .seed = (uint64_t)time(NULL)};
+    struct soak soak = {
+        .folder = "/var/tmp", .prefix = "walrus-soak", .minutes = 10, .seed = (uint64_t)time(NULL)};
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &soak);
     if (!names_are_known(&soak))

@@ -15,6 +15,8 @@
 #include "../../shared/stat_page.h"
 #include "soak.h"
 
+#define MOST_OPTIONS 32
+
 int64_t now_ns(void)
 {
     struct timespec now;
@@ -41,7 +43,8 @@ uint64_t random_next(uint64_t *state)
 
 int place_make(struct run *run, struct error *err)
 {
-    int length = snprintf(run->folder, sizeof run->folder, "%s/walrus-soak-XXXXXX", run->soak->folder);
+    int length =
+        snprintf(run->folder, sizeof run->folder, "%s/%s-XXXXXX", run->soak->folder, run->soak->prefix);
     if (length < 0 || (size_t)length >= sizeof run->folder || mkdtemp(run->folder) == NULL) {
         run->folder[0] = '\0';
         return error_set(err, -errno, "cannot make a folder in %s: %s", run->soak->folder, strerror(errno));
@@ -184,9 +187,16 @@ __attribute__((noreturn)) static void be_broker(const struct run *run, int outpu
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (log < 0 || null < 0 || dup2(null, 0) < 0 || dup2(output, 1) < 0 || dup2(log, 2) < 0)
         _exit(126);
-    const char *memory = run->memory;
-    execl(run->soak->walrusd, "walrusd", "--data-dir", run->store, "--socket", run->socket,
-          memory != NULL ? "--memory" : NULL, memory, (char *)NULL);
+    char *words[MOST_OPTIONS + 9] = {(char[]){"walrusd"}};
+    int count = 1;
+    for (int i = 0; i < run->soak->option_count && i < MOST_OPTIONS; i++)
+        words[count++] = run->soak->options[i];
+    char *const own[] = {(char[]){"--data-dir"}, (char *)(uintptr_t)run->store,
+                         (char[]){"--socket"},   (char *)(uintptr_t)run->socket,
+                         (char[]){"--memory"},   (char *)(uintptr_t)run->memory};
+    for (size_t i = 0; i < array_count(own) - (run->memory == NULL ? 2 : 0); i++)
+        words[count++] = own[i];
+    execv(run->soak->walrusd, words);
     dprintf(2, "cannot start %s: %s\n", run->soak->walrusd, strerror(errno));
     _exit(127);
 }

@@ -23,10 +23,14 @@
 
 struct soak {
     const char *walrusd;
-    const char *hostile; /* program, or NULL */
-    const char *walrus;  /* the command line, which `hostile` needs */
-    const char *folder;  /* where the jobs' folders are made */
-    const char *jobs;    /* names with commas, or NULL: all */
+    const char *hostile;  /* program, or NULL */
+    const char *walrus;   /* the command line, which `hostile` needs */
+    const char *folder;   /* where the jobs' folders are made */
+    const char *prefix;   /* of their names */
+    char *const *options; /* more options for walrusd */
+    int option_count;
+    bool ask_durable; /* exactly-once: ask for that level, because the broker's own does not survive a kill */
+    const char *jobs; /* names with commas, or NULL: all */
     bool is_short;
     bool no_memory; /* is compared: sanitizers keep what is freed */
     bool list;
@@ -42,7 +46,8 @@ struct run {
     int64_t started_ns;
     int64_t until_ns; /* end of its share of the time */
     int64_t said_ns;
-    char totals[320]; /* what it did, for the last line */
+    uint64_t kills, batches; /* exactly-once: so far */
+    char totals[320];        /* what it did, for the last line */
 
     char folder[PATH_MAX / 2], store[PATH_MAX], log[PATH_MAX];
     char socket_folder[32]; /* below /tmp: the path of a socket is short */
