@@ -71,6 +71,26 @@ Test(commit, a_large_group_is_a_few_large_writes_and_one_flush)
     cr_assert_eq(life_stats(&life).flushes, flushes + 1);
 }
 
+Test(commit, g1_a_group_of_many_writes_is_flushed_only_when_all_of_them_are_reaped)
+{
+    enum { WRITES = 6 };
+    io_fault_hold(life.io, IO_WRITE, true);
+    uint64_t flushes = io_fault_count(life.io, IO_FLUSH);
+    struct sent *sent = batch(10, 300000);
+    life_until_held(&life, IO_WRITE, WRITES);
+    for (unsigned left = WRITES; left > 0; left--) {
+        cr_assert_eq(io_fault_count(life.io, IO_FLUSH), flushes, "with %u writes in the device", left);
+        cr_assert_eq(io_fault_release(life.io, IO_WRITE, 1), 1u);
+        life_turn(&life);
+        life_turn(&life);
+    }
+    io_fault_hold(life.io, IO_WRITE, false);
+    life_settle(&life);
+    cr_assert(sent->done);
+    cr_assert_eq(sent->write.result, 0);
+    cr_assert_eq(io_fault_count(life.io, IO_FLUSH), flushes + 1);
+}
+
 Test(commit, one_group_is_in_flight_and_everything_else_gathers)
 {
     io_fault_hold(life.io, IO_FLUSH, true);

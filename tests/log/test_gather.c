@@ -69,6 +69,35 @@ Test(gather, an_entry_of_0_bytes_is_an_entry)
     life_verify(&life);
 }
 
+/* Each topic of a first write brings its catalogue entry into the group when that is sealed: room for it is
+ * set aside when the write is taken, so a group that takes no more has room for all of them. */
+Test(gather, g16_a_full_group_has_room_for_the_catalogue_entries_that_sealing_adds)
+{
+    enum { TOPICS = 200 };
+    char name[MAX_TOPIC_NAME + 1];
+    struct sent *sents[TOPICS];
+    memset(name, 'n', MAX_TOPIC_NAME);
+    name[MAX_TOPIC_NAME] = 0;
+    for (uint32_t i = 0; i < TOPICS; i++) {
+        name[0] = (char)('A' + i / 20);
+        name[1] = (char)('A' + i % 20);
+        sents[i] = SEND(&life, .name = name, .kind = WRITE_APPEND, .from = 1, .entries = 1, .bytes = 1);
+        cr_assert_eq(sents[i]->refused, 0);
+    }
+    for (uint32_t bytes = 65536; bytes >= 16; bytes /= 4)
+        while (SEND(&life, .name = "t", .kind = WRITE_APPEND, .from = 1, .entries = 1, .bytes = bytes)
+                   ->refused == 0)
+            continue;
+    life_settle(&life);
+    cr_assert_null(log_failed(life.log));
+    for (uint32_t i = 0; i < TOPICS; i++)
+        cr_assert(sents[i]->done && sents[i]->write.result == 0, "topic %u", i);
+    cr_assert_eq(life_stats(&life).groups, 1u);
+    life_crash(&life);
+    life_start(&life);
+    cr_assert_eq(life_stats(&life).topics, TOPICS + 1u);
+}
+
 Test(gather, takes_the_largest_whole_batch_and_refuses_one_piece_more)
 {
     struct sent *more = SEND(&life, .name = "t", .kind = WRITE_BATCH, .entries = 1,
