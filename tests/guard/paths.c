@@ -37,8 +37,14 @@ struct path {
 };
 
 /* In all of them rounds are a multiple of the 16 turns between two looks of the broker at its epoll set. */
-#define WALK(...) ((struct walk){__VA_ARGS__})
-#define PATH(...) ((struct path){__VA_ARGS__})
+#define WALK(...)                                                                                            \
+    {                                                                                                        \
+        __VA_ARGS__                                                                                          \
+    }
+#define PATH(...)                                                                                            \
+    {                                                                                                        \
+        __VA_ARGS__                                                                                          \
+    }
 static const struct path paths[] = {
     PATH("client: batch", CLIENT, LEVEL_ACCEPTED, 1, RESERVE, WALK(64, 1, 1, 64), WALK(128, 1, 1, 64), false),
     PATH("client: batch, one more in flight", CLIENT, LEVEL_ACCEPTED, 1, RESERVE, WALK(16, 16, 1, 64),
