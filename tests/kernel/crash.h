@@ -1,0 +1,31 @@
+/* crash.h: recordings of a broker on a file system, and the power cuts that are tried on them. */
+#ifndef WALRUS_KERNEL_CRASH_H
+#define WALRUS_KERNEL_CRASH_H
+
+#include "image.h"
+
+struct crash {
+    struct work *work;
+    const char *type;    /* of the file system */
+    const char *preload; /* into the recorded brokers, which then use pwrite; or NULL */
+    bool lying;          /* the recorder leaves the flushes out */
+    struct device device;
+    struct image image;
+    struct ledger *ledger;
+    struct sight *sight, *sight_again;
+    struct daemon daemon;
+    char folder[PATH_MAX]; /* where it is mounted */
+    uint64_t recordings, steps, acked, again;
+};
+
+/* The device and the place. SOAK_SKIPPED with words where the machine lacks something. crash_end either
+ * way. */
+int crash_begin(struct crash *crash, struct work *work, const char *type, struct error *err) must_check;
+void crash_end(struct crash *crash);
+/* A new recording, and so many images of it. */
+int crash_round(struct crash *crash, uint64_t images, struct error *err) must_check;
+/* The two halves of it. The ledger must be there. */
+int crash_record(struct crash *crash, struct error *err) must_check;
+int crash_cut(struct crash *crash, uint64_t images, struct error *err) must_check;
+
+#endif
