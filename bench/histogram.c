@@ -1,5 +1,9 @@
 #include "histogram.h"
 
+const double curve_shares[CURVE_POINTS] = {0,    0.001, 0.01, 0.02,  0.05,  0.1,   0.2,    0.3,
+                                           0.4,  0.5,   0.6,  0.7,   0.75,  0.8,   0.85,   0.9,
+                                           0.95, 0.98,  0.99, 0.995, 0.998, 0.999, 0.9999, 1};
+
 void histogram_clear(struct histogram *histogram)
 {
     memset(histogram, 0, sizeof *histogram);
@@ -51,4 +55,12 @@ struct quantiles histogram_quantiles(const struct histogram *histogram)
         .samples = histogram->samples,
     };
     return result;
+}
+
+struct curve histogram_curve(const struct histogram *histogram)
+{
+    struct curve curve;
+    for (uint32_t i = 0; i < CURVE_POINTS; i++)
+        curve.us[i] = (double)histogram_at(histogram, curve_shares[i]) / 1e3;
+    return curve;
 }

@@ -24,11 +24,19 @@ struct quantiles {
     uint64_t samples;
 };
 
+/* The shape of a distribution: values in microseconds below which lie fixed shares of the samples. */
+#define CURVE_POINTS 24u
+extern const double curve_shares[CURVE_POINTS];
+struct curve {
+    double us[CURVE_POINTS];
+};
+
 void histogram_clear(struct histogram *histogram);
 void histogram_merge(struct histogram *into, const struct histogram *from);
 /* The value in ns below which lies `share` (0 to 1) of the samples: nearest rank, middle of its bucket. */
 uint64_t histogram_at(const struct histogram *histogram, double share);
 struct quantiles histogram_quantiles(const struct histogram *histogram);
+struct curve histogram_curve(const struct histogram *histogram);
 
 static inline uint32_t histogram_bucket(uint64_t value)
 {

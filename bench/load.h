@@ -9,13 +9,20 @@ enum wait_mode { WAIT_SPIN, WAIT_HYBRID, WAIT_BLOCK };
 /* In a plan: as much as fits the prepared space when the round begins. */
 #define MOST_BYTES_PREPARED UINT64_MAX
 
-/* The work of one run. Each producer is a process with one connection and keeps `depth` batches in flight. */
+/* The work of one run. Each producer is a connection, in a process of its own unless `processes` says otherwise,
+ * and keeps `depth` batches in flight. */
 struct load {
     uint32_t producers;
     /* Producer i writes to topics i, i + producers, ... below `topics`; to i % topics if there are fewer. */
     uint32_t topics;
     uint32_t batch; /* entries in a batch; 1: sent as an append */
     uint32_t depth;
+    uint32_t processes; /* that the producers are spread over; 0: each has its own */
+    /* Most batches in flight of one process: its producers send in turn; 0: `depth` of each. */
+    uint32_t in_flight;
+    /* Batches per second of all producers together, sent at fixed times: an open loop, whose latency counts from
+     * the time at which a batch should have been sent; 0: as fast as they are answered. */
+    double rate;
     uint64_t size;  /* bytes of an entry */
     double seconds; /* measured time; 0: by count */
     uint64_t count; /* measured batches of all producers together; 0: by time */
@@ -26,6 +33,27 @@ struct load {
     enum wait_mode wait;
     char durability[32]; /* as the broker's --durability takes it */
 };
+
+static inline uint32_t load_processes(const struct load *load)
+{
+    return load->processes != 0 && load->processes < load->producers ? load->processes : load->producers;
+}
+
+/* How many topics a producer writes to. */
+static inline uint32_t producers_topic_count(const struct load *load, uint32_t producer)
+{
+    if (load->topics <= load->producers)
+        return 1;
+    return (load->topics - producer + load->producers - 1) / load->producers;
+}
+
+/* The topic (number) that batch `batch` of a producer goes to. */
+static inline uint32_t producers_topic(const struct load *load, uint32_t producer, uint64_t batch)
+{
+    if (load->topics <= load->producers)
+        return producer % load->topics;
+    return producer + (uint32_t)(batch % producers_topic_count(load, producer)) * load->producers;
+}
 
 static inline uint64_t load_batch_bytes(const struct load *load)
 {
@@ -49,8 +77,18 @@ struct numbers {
     double seconds; /* length of the measured interval */
     double commits_per_s, entries_per_s, bytes_per_s;
     struct quantiles latency;
+    struct curve curve;    /* of the latency */
+    struct quantiles late; /* open loop: how much later than it was due a batch was begun */
     struct quantiles stages[STAGE_COUNT];
-    double busy, again;            /* refusals: -EBUSY, -EAGAIN; each was tried again */
+    double busy, again; /* refusals: -EBUSY, -EAGAIN; each was tried again */
+    /* Over the whole round, warm-up included; 0: not known. */
+    double cpu_s_per_gb, broker_cpu_s_per_gb; /* payload in units of 10^9 bytes */
+    double broker_switches, client_switches;  /* context switches per batch */
+    double broker_calls, client_calls;        /* system calls per batch; counted in a round of its own */
+    double entries_per_flush;
+    double log_factor; /* bytes of log for a byte of payload */
+    double
+        device_factor; /* bytes that the broker sent to the device, preparation included, for a byte of payload */
     double groups_per_s;           /* 0: not known */
     double group_bytes;            /* payload bytes per group; 0: not known */
     double broker_cpu, client_cpu; /* cores in use */
@@ -67,6 +105,7 @@ struct raw_numbers {
     char method[64];
     double commits_per_s, bytes_per_s;
     struct quantiles latency;
+    struct curve curve;
 };
 
 #endif

@@ -1,8 +1,10 @@
 /* main.c: walrus-bench. Exit status: 0 measured and everything read back, 1 failed, 2 usage. */
 #include <signal.h>
+#include <unistd.h>
 
 #include "report.h"
 #include "scenario.h"
+#include "usage.h"
 
 /* A signal handler can reach nothing else. */
 static volatile sig_atomic_t *interrupted_flag;
@@ -31,6 +33,15 @@ static int report(const struct bench *bench)
     return code;
 }
 
+static int find_others(struct bench *bench, struct error *err)
+{
+    const char *said = bench->options.others_program;
+    if (said == NULL)
+        return others_find(bench->others_program, sizeof bench->others_program, err);
+    snprintf(bench->others_program, sizeof bench->others_program, "%s", said);
+    return access(said, X_OK) == 0 ? 0 : error_set(err, -errno, "%s: %s", said, strerror(errno));
+}
+
 int main(int argc, char **argv)
 {
     static struct bench bench;
@@ -49,6 +60,12 @@ int main(int argc, char **argv)
     machine_look(&bench.machine, bench.options.dir);
     if (!bench.machine.is_disk)
         fprintf(stderr, "walrus-bench: %s; use --dir with a folder on a disk\n", bench.machine.not_a_disk);
+    if (syscall_event(&bench.syscall_event) < 0)
+        bench.syscall_event = 0;
+    if (bench.options.others != 0 && find_others(&bench, &err) < 0) {
+        fprintf(stderr, "walrus-bench: %s\n", err.text);
+        return 2;
+    }
     int status = 0;
     int code = scenarios_run(&bench, &err);
     if (bench.row_count > 0 && report(&bench) < 0)

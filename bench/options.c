@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "../libclient/include/walrus.h"
+#include "others_run.h"
 #include "payload.h"
 
 const char *argp_program_version = "walrus-bench " WALRUS_VERSION_STRING;
@@ -31,11 +32,19 @@ enum {
     KEY_SUSTAINED,
     KEY_KEEP,
     KEY_QUIET,
+    KEY_PROCESSES,
+    KEY_IN_FLIGHT,
+    KEY_RATE,
+    KEY_OTHERS,
+    KEY_OTHERS_PROGRAM,
 };
 
 static const struct argp_option known[] = {
     {"scenario", KEY_SCENARIO, "NAME", 0,
-     "P1 to P6, P8, P10, P11, S1 to S3, \"all\", or several with commas between", 1},
+     "P1 to P11, S1 to S3, \"all\" of these, \"open\" (P1 at a fixed rate), the series batch, size, "
+     "producers, topics, "
+     "connections, log; or several with commas between",
+     1},
     {"rounds", KEY_ROUNDS, "N", 0, "rounds of each row; medians are reported", 1},
     {"sustained", KEY_SUSTAINED, NULL, 0, "add a row beyond the prepared space to P1, P2, P3 and P5", 1},
     {"size-gib", KEY_SIZE_GIB, "N", 0,
@@ -47,14 +56,29 @@ static const struct argp_option known[] = {
     {"depth", KEY_DEPTH, "N", 0, "batches each producer keeps in flight (default 1)", 2},
     {"seconds", KEY_SECONDS, "S", 0, "measured time of a round (default 2)", 2},
     {"count", KEY_COUNT, "N", 0, "measured batches of a round, instead of a time", 2},
-    {"queue", KEY_QUEUE, NULL, 0,
-     "not there yet: wait in line behind other handles' batches instead of -EBUSY", 2},
+    {"queue", KEY_QUEUE, NULL, 0, "wait in line behind other handles' batches instead of -EBUSY", 2},
+    {"processes", KEY_PROCESSES, "N", 0,
+     "spread the producers, a connection each, over N processes (default: a process each)", 2},
+    {"in-flight", KEY_IN_FLIGHT, "N", 0, "most batches in flight of one process: its producers send in turn",
+     2},
+    {"rate", KEY_RATE, "N", 0,
+     "open loop: N batches per second of all producers together, at fixed times; latency counts from the "
+     "time at which a "
+     "batch was due",
+     2},
     {"durability", KEY_DURABILITY, "LEVEL", 0, "sync (default), interval:MS or none", 2},
     {"wait", KEY_WAIT, "HOW", 0, "spin, hybrid (default) or block", 2},
     {"raw", KEY_RAW, NULL, 0, "measure the device itself at the same work, in the same rounds", 2},
     {"socket", KEY_SOCKET, "PATH", 0, "use the broker that serves there instead of starting one", 3},
     {"broker", KEY_BROKER, "PATH", 0, "the walrusd to start (default: beside this program, else from PATH)",
      3},
+    {"others", KEY_OTHERS, "NAMES", 0,
+     "let these stores do the same work beside P1 to P5 and free loads, in the same rounds: rocksdb, sqlite, "
+     "redis, with "
+     "commas between, or \"all\"",
+     3},
+    {"others-program", KEY_OTHERS_PROGRAM, "PATH", 0,
+     "the walrus-bench-others to run (default: beside this program)", 3},
     {"io", KEY_IO, "BACKEND", 0, "its --io: auto, uring, pwrite or mmap", 3},
     {"dir", KEY_DIR, "DIR", 0,
      "folder on the disk to measure (default: here); a folder below it is made and removed", 3},
@@ -112,7 +136,7 @@ static error_t parse_load(int key, char *text, struct argp_state *state)
     struct load *load = &o->load;
     switch (key) {
     case KEY_PRODUCERS:
-        load->producers = (uint32_t)number(state, "producers", text, 1, 1000);
+        load->producers = (uint32_t)number(state, "producers", text, 1, 4000);
         o->given |= GIVEN_PRODUCERS;
         return 0;
     case KEY_TOPICS:
@@ -141,8 +165,19 @@ static error_t parse_load(int key, char *text, struct argp_state *state)
         o->given = (o->given | GIVEN_COUNT) & ~(uint32_t)GIVEN_SECONDS;
         return 0;
     case KEY_QUEUE:
-        argp_error(state,
-                   "--queue: the library has no queue flag yet; without it a busy topic is tried again");
+        load->queue = true;
+        return 0;
+    case KEY_PROCESSES:
+        load->processes = (uint32_t)number(state, "processes", text, 1, 1000);
+        o->given |= GIVEN_PROCESSES;
+        return 0;
+    case KEY_IN_FLIGHT:
+        load->in_flight = (uint32_t)number(state, "in-flight", text, 1, 1000000);
+        o->given |= GIVEN_IN_FLIGHT;
+        return 0;
+    case KEY_RATE:
+        load->rate = fraction(state, "rate", text, 0.1, 1e8);
+        o->given |= GIVEN_RATE;
         return 0;
     case KEY_DURABILITY:
         if (options_durability(load, text) < 0)
@@ -202,6 +237,13 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_BROKER:
         o->broker = text;
+        return 0;
+    case KEY_OTHERS:
+        if (others_parse(text, &o->others) < 0)
+            argp_error(state, "--others takes rocksdb, sqlite, redis or all, not \"%s\"", text);
+        return 0;
+    case KEY_OTHERS_PROGRAM:
+        o->others_program = text;
         return 0;
     case KEY_DIR:
         o->dir = text;
@@ -268,6 +310,12 @@ struct load options_over(const struct options *options, const struct load *prese
     }
     if (options->given & GIVEN_COUNT)
         load.count = said->count;
+    if (options->given & GIVEN_PROCESSES)
+        load.processes = said->processes;
+    if (options->given & GIVEN_IN_FLIGHT)
+        load.in_flight = said->in_flight;
+    if (options->given & GIVEN_RATE)
+        load.rate = said->rate;
     if (options->given & GIVEN_WAIT)
         load.wait = said->wait;
     if (options->given & GIVEN_DURABILITY) {

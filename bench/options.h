@@ -15,6 +15,9 @@ enum given {
     GIVEN_COUNT = 1 << 6,
     GIVEN_DURABILITY = 1 << 7,
     GIVEN_WAIT = 1 << 8,
+    GIVEN_PROCESSES = 1 << 9,
+    GIVEN_IN_FLIGHT = 1 << 10,
+    GIVEN_RATE = 1 << 11,
 };
 
 struct options {
@@ -27,9 +30,11 @@ struct options {
     const char *broker;
     const char *dir;
     const char *io;
-    uint32_t rounds; /* 0: the scenario's, else 3 */
-    double size_gib; /* P8, P10 */
-    double quiet;    /* seconds to wait for a quiet machine before each run */
+    const char *others_program; /* NULL: beside this program */
+    uint32_t others;            /* which other stores do the same work: a bit each, as other_names */
+    uint32_t rounds;            /* 0: the scenario's, else 3 */
+    double size_gib;            /* P8, P10 */
+    double quiet;               /* seconds to wait for a quiet machine before each run */
     int argc;
     char **argv;
 };

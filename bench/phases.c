@@ -180,6 +180,26 @@ static int wait_ended(struct crew *crew)
     return crew->failed ? -ECHILD : 0;
 }
 
+int phases_await_ready(struct phases *phases, const pid_t *pids, uint32_t count,
+                       const volatile sig_atomic_t *interrupted)
+{
+    struct crew *crew = calloc(1, sizeof *crew);
+    if (crew == NULL || count > array_count(crew->ended)) {
+        free(crew);
+        phases_give_up(phases);
+        return -ENOMEM;
+    }
+    crew->pids = pids;
+    crew->count = count;
+    int result = wait_ready(phases, crew, interrupted);
+    if (result != 0) {
+        phases_give_up(phases);
+        (void)wait_ended(crew);
+    }
+    free(crew);
+    return result;
+}
+
 int phases_lead(struct phases *phases, const pid_t *pids, uint32_t count,
                 const volatile sig_atomic_t *interrupted)
 {

@@ -88,6 +88,9 @@ static inline bool phases_given_up(const struct phases *phases)
     return __atomic_load_n(&phases->given_up, __ATOMIC_RELAXED) != 0;
 }
 
+/* Main process: waits until all are ready, and no longer; on error all have ended. Then phases_lead. */
+int phases_await_ready(struct phases *phases, const pid_t *pids, uint32_t count,
+                       const volatile sig_atomic_t *interrupted) must_check;
 /* Main process: waits until all are ready, leads through the phases and waits for the workers to end.
  * `pids` are children; one that ends with another status than 0 stops the run. 0; -ECHILD a worker failed;
  * -EINTR `interrupted` became non-zero; -ETIMEDOUT workers did not end. */

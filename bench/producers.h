@@ -16,8 +16,9 @@ struct producers_request {
     uint32_t run;              /* number of this round in the ledger */
     const struct load *beside; /* other producers at the same time, on the same topics; NULL: none */
     uint32_t beside_run;
-    int64_t warm_ns;  /* a run by count warms up with a tenth of the count instead */
-    pid_t broker_pid; /* for its CPU time; 0: not known */
+    int64_t warm_ns;        /* a run by count warms up with a tenth of the count instead */
+    pid_t broker_pid;       /* for what it uses; 0: not known */
+    uint64_t syscall_event; /* 0: system calls are not counted; counting makes each of them slower */
     const volatile sig_atomic_t *interrupted;
 };
 
@@ -29,17 +30,9 @@ struct producers_result {
     uint64_t *batches;
 };
 
-/* Starts load->producers processes, leads them through the phases, adds up what they measured. On error
+/* Starts the processes of load->producers, leads them through the phases, adds up what they measured. On error
  * result->batches is NULL. */
 int producers_run(const struct producers_request *request, struct producers_result *result,
                   struct error *err) must_check;
-
-/* The topic (number) that batch `batch` of a producer goes to. */
-uint32_t producers_topic(const struct load *load, uint32_t producer, uint64_t batch);
-/* How many topics a producer writes to. */
-uint32_t producers_topic_count(const struct load *load, uint32_t producer);
-
-/* CPU time a process has used so far, ns; 0 if it cannot be read. */
-int64_t process_cpu_ns(pid_t pid);
 
 #endif

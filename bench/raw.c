@@ -299,6 +299,7 @@ int raw_run(const struct raw_request *request, enum raw_method method, struct ra
     result->commits_per_s = (double)raw->payloads / seconds;
     result->bytes_per_s = result->commits_per_s * (double)request->payload;
     result->latency = histogram_quantiles(&raw->latency);
+    result->curve = histogram_curve(&raw->latency);
 out:
     if (raw->ring_made)
         io_uring_queue_exit(&raw->ring);

@@ -229,6 +229,7 @@ static void add_up(const struct group_run *run, struct raw_numbers *result)
     result->commits_per_s = seconds > 0 ? (double)commits / seconds : 0;
     result->bytes_per_s = result->commits_per_s * (double)run->request->size;
     result->latency = histogram_quantiles(sum);
+    result->curve = histogram_curve(sum);
     free(sum);
 }
 

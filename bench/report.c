@@ -60,12 +60,27 @@ static json_t *json_quantiles(const struct quantiles *q)
 
 static json_t *json_load(const struct load *load)
 {
-    return json_pack("{sI sI sI sI sI sf sI sI sb ss ss}", "producers", (json_int_t)load->producers, "topics",
-                     (json_int_t)load->topics, "batch", (json_int_t)load->batch, "size",
-                     (json_int_t)load->size, "depth", (json_int_t)load->depth, "seconds", load->seconds,
-                     "count", (json_int_t)load->count, "most_bytes",
+    return json_pack("{sI sI sI sf sI sI sI sI sf sI sI sb ss ss}", "producers", (json_int_t)load->producers,
+                     "processes", (json_int_t)load_processes(load), "in_flight", (json_int_t)load->in_flight,
+                     "rate", load->rate, "topics", (json_int_t)load->topics, "batch", (json_int_t)load->batch,
+                     "size", (json_int_t)load->size, "depth", (json_int_t)load->depth, "seconds",
+                     load->seconds, "count", (json_int_t)load->count, "most_bytes",
                      (json_int_t)(load->most_bytes == MOST_BYTES_PREPARED ? 0 : load->most_bytes), "queue",
                      (int)load->queue, "durability", load->durability, "wait", wait_name(load->wait));
+}
+
+static json_t *json_curve(const struct curve *curve)
+{
+    json_t *values = json_array();
+    for (size_t i = 0; i < CURVE_POINTS; i++)
+        json_array_append_new(values, real(curve->us[i]));
+    return values;
+}
+
+/* A figure that is 0 when it is not known. */
+static json_t *known(double value)
+{
+    return value > 0 ? json_real(value) : json_null();
 }
 
 static json_t *json_stages(const struct numbers *numbers)
@@ -94,13 +109,57 @@ static void put_numbers(json_t *object, const struct numbers *n)
     json_object_set_new(object, "seconds", real(n->seconds));
     json_object_set_new(object, "written_bytes", real(n->written_bytes));
     json_object_set_new(object, "log_bytes", real(n->log_bytes));
+    json_object_set_new(object, "cpu_seconds_per_gb", known(n->cpu_s_per_gb));
+    json_object_set_new(object, "broker_cpu_seconds_per_gb", known(n->broker_cpu_s_per_gb));
+    json_object_set_new(object, "broker_switches_per_batch", known(n->broker_switches));
+    json_object_set_new(object, "client_switches_per_batch", real(n->client_switches));
+    json_object_set_new(object, "entries_per_flush", known(n->entries_per_flush));
+    json_object_set_new(object, "log_bytes_per_payload_byte", known(n->log_factor));
+    json_object_set_new(object, "device_bytes_per_payload_byte", known(n->device_factor));
+    json_object_set_new(object, "late_us", n->late.samples > 0 ? json_quantiles(&n->late) : json_null());
+    json_object_set_new(object, "curve_us", json_curve(&n->curve));
 }
 
 static json_t *json_raw(const struct raw_numbers *raw)
 {
-    return json_pack("{ss so so so so so}", "method", raw->method, "p50_us", real(raw->latency.p50), "p99_us",
-                     real(raw->latency.p99), "bytes_per_s", real(raw->bytes_per_s), "commits_per_s",
-                     real(raw->commits_per_s), "latency_us", json_quantiles(&raw->latency));
+    return json_pack("{ss so so so so so so}", "method", raw->method, "curve_us", json_curve(&raw->curve),
+                     "p50_us", real(raw->latency.p50), "p99_us", real(raw->latency.p99), "bytes_per_s",
+                     real(raw->bytes_per_s), "commits_per_s", real(raw->commits_per_s), "latency_us",
+                     json_quantiles(&raw->latency));
+}
+
+/* Of one round (`ratio_p50` negative) or the medians. */
+static json_t *json_other(const struct other_numbers *other, double ratio_p50, double ratio_bytes)
+{
+    json_t *object =
+        json_pack("{ss ss so so so so}", "version", other->version, "how", other->how, "commits_per_s",
+                  real(other->commits_per_s), "bytes_per_s", real(other->bytes_per_s), "latency_us",
+                  json_quantiles(&other->latency), "curve_us", json_curve(&other->curve));
+    if (ratio_p50 >= 0) {
+        json_object_set_new(object, "ratio_p50", real(ratio_p50));
+        json_object_set_new(object, "ratio_bytes", real(ratio_bytes));
+    }
+    return object;
+}
+
+static json_t *json_others(const struct row *row)
+{
+    json_t *object = json_object();
+    for (uint32_t i = 0; i < OTHERS_MOST; i++)
+        if (row->other[i].there)
+            json_object_set_new(
+                object, other_names[i],
+                json_other(&row->other[i], row->other_ratio_p50[i], row->other_ratio_bytes[i]));
+    return object;
+}
+
+static json_t *json_round_others(const struct row *row, uint32_t round)
+{
+    json_t *object = json_object();
+    for (uint32_t i = 0; i < OTHERS_MOST; i++)
+        if (row->rounds_others[i][round].there)
+            json_object_set_new(object, other_names[i], json_other(&row->rounds_others[i][round], -1, -1));
+    return object;
 }
 
 static json_t *json_goals(const struct bench *bench, const struct row *row)
@@ -128,6 +187,16 @@ static json_t *json_row(const struct bench *bench, const struct row *row)
     json_object_set_new(object, "ratio_p50", row->has_raw ? real(row->ratio_p50) : json_null());
     json_object_set_new(object, "ratio_p99", row->has_raw ? real(row->ratio_p99) : json_null());
     json_object_set_new(object, "ratio_bytes", row->has_raw ? real(row->ratio_bytes) : json_null());
+    json_object_set_new(object, "others", json_others(row));
+    if (row->series[0] != 0) {
+        json_object_set_new(object, "series", json_string(row->series));
+        json_object_set_new(object, "x", real(row->x));
+    }
+    json_object_set_new(object, "sustained", json_boolean(row->sustained));
+    json_object_set_new(object, "broker_calls_per_batch",
+                        row->calls_counted ? real(row->walrus.broker_calls) : json_null());
+    json_object_set_new(object, "client_calls_per_batch",
+                        row->calls_counted ? real(row->walrus.client_calls) : json_null());
     json_object_set_new(object, "space", json_string(space_name(row)));
     json_object_set_new(object, "other_cores_before", real(row->other_cores_before));
     json_object_set_new(object, "disturbed", json_boolean(disturbed(row)));
@@ -145,11 +214,20 @@ static json_t *json_row(const struct bench *bench, const struct row *row)
         json_t *round = json_object();
         put_numbers(round, &row->rounds_walrus[i]);
         json_object_set_new(round, "prepared", json_boolean(row->rounds_walrus[i].prepared));
+        json_object_set_new(round, "others", json_round_others(row, i));
         json_object_set_new(round, "raw", row->has_raw ? json_raw(&row->rounds_raw[i]) : json_null());
         json_array_append_new(rounds, round);
     }
     json_object_set_new(object, "rounds", rounds);
     return object;
+}
+
+static json_t *json_shares(void)
+{
+    json_t *values = json_array();
+    for (size_t i = 0; i < CURVE_POINTS; i++)
+        json_array_append_new(values, json_real(curve_shares[i]));
+    return values;
 }
 
 static json_t *json_machine(const struct machine *m)
@@ -174,6 +252,7 @@ int report_json(const struct bench *bench)
     json_object_set_new(root, "rows", rows);
     json_object_set_new(root, "command", json_string(command));
     json_object_set_new(root, "machine", json_machine(&bench->machine));
+    json_object_set_new(root, "curve_shares", json_shares());
     json_object_set_new(root, "versions",
                         json_pack("{ss ss ss ss}", "walrus_bench", WALRUS_VERSION_STRING, "libwalrus_client",
                                   walrus_version(), "walrusd", bench->broker_version, "io_backend",
@@ -223,16 +302,72 @@ static void table_stages(const struct row *row)
     printf(" (p99)\n");
 }
 
+static void table_others(const struct row *row)
+{
+    for (uint32_t i = 0; i < OTHERS_MOST; i++) {
+        const struct other_numbers *other = &row->other[i];
+        if (!other->there)
+            continue;
+        table_line(other_names[i], other->commits_per_s, other->commits_per_s * row->load.batch,
+                   other->bytes_per_s, &other->latency);
+        printf("           %s (%s); walrus/%s: p50 %.3f, bytes/s %.2f\n", other->version, other->how,
+               other_names[i], row->other_ratio_p50[i], row->other_ratio_bytes[i]);
+    }
+}
+
+/* "-" where it is not known. */
+static void table_cost(const char *name, double value, const char *unit)
+{
+    if (value > 0)
+        printf(" %s %.3g%s;", name, value, unit);
+    else
+        printf(" %s -;", name);
+}
+
+static void table_costs(const struct row *row)
+{
+    const struct numbers *n = &row->walrus;
+    printf("  costs   ");
+    table_cost("CPU", n->cpu_s_per_gb, " s/GB");
+    table_cost("of it the broker", n->broker_cpu_s_per_gb, " s/GB");
+    table_cost("switches/batch: broker", n->broker_switches, "");
+    table_cost("clients", n->client_switches, "");
+    if (row->calls_counted)
+        printf(" system calls/batch: broker %.3g, clients %.3g;", n->broker_calls, n->client_calls);
+    else
+        printf(" system calls: not counted;");
+    table_cost("entries/flush", n->entries_per_flush, "");
+    table_cost("log", n->log_factor, " x payload");
+    table_cost("to the device", n->device_factor, " x payload");
+    printf("\n");
+    if (n->late.samples > 0)
+        printf("  sent     p50 %.1f us, p99 %.1f us later than due (part of the latency)\n", n->late.p50,
+               n->late.p99);
+}
+
+static void table_loop(const struct row *row)
+{
+    char text[32];
+    const struct numbers *n = &row->walrus;
+    table_stages(row);
+    table_costs(row);
+    printf("  busy %s", grouped(n->busy, text));
+    printf(", again %s", grouped(n->again, text));
+    printf("; groups/s %s, %.0f payload bytes each; cores: broker %.2f, clients %.2f, others %.2f\n",
+           grouped(n->groups_per_s, text), n->group_bytes, n->broker_cpu, n->client_cpu, n->other_cpu);
+}
+
 static void table_row(const struct bench *bench, const struct row *row)
 {
     char text[32];
     const struct numbers *n = &row->walrus;
     printf("\n%s  %s%s\n", row->id, row->label, row->sustained ? ", sustained" : "");
-    printf("  %u producers, %u topics, batch %u x %llu B, depth %u, %s, wait %s; %u rounds of %.2f s; space: "
-           "%s\n",
-           row->load.producers, row->load.topics, row->load.batch, (unsigned long long)row->load.size,
-           row->load.depth, row->load.durability, wait_name(row->load.wait), row->rounds, n->seconds,
-           space_name(row));
+    printf("  %u producers in %u processes, %u topics, batch %u x %llu B, depth %u, %s, wait %s; %u rounds "
+           "of %.2f s; "
+           "space: %s\n",
+           row->load.producers, load_processes(&row->load), row->load.topics, row->load.batch,
+           (unsigned long long)row->load.size, row->load.depth, row->load.durability,
+           wait_name(row->load.wait), row->rounds, n->seconds, space_name(row));
     printf("  %-8s %12s %14s %9s %9s %9s %9s %9s %10s\n", "", "commits/s", "entries/s", "MB/s", "p50 us",
            "p90", "p99", "p99.9", "max");
     table_line("walrus", n->commits_per_s, n->entries_per_s, n->bytes_per_s, &n->latency);
@@ -242,11 +377,9 @@ static void table_row(const struct bench *bench, const struct row *row)
         printf("  raw is  %s; walrus/raw: p50 %.3f, p99 %.3f, bytes/s %.3f\n", row->raw.method,
                row->ratio_p50, row->ratio_p99, row->ratio_bytes);
     }
-    table_stages(row);
-    printf("  busy %s", grouped(n->busy, text));
-    printf(", again %s", grouped(n->again, text));
-    printf("; groups/s %s, %.0f payload bytes each; cores: broker %.2f, clients %.2f, others %.2f\n",
-           grouped(n->groups_per_s, text), n->group_bytes, n->broker_cpu, n->client_cpu, n->other_cpu);
+    table_others(row);
+    if (n->latency.samples > 0)
+        table_loop(row);
     for (uint32_t i = 0; i < row->extra_count; i++)
         printf("  %-32s %.3f\n", row->extras[i].name, row->extras[i].value);
     for (uint32_t i = 0; i < row->goal_count; i++) {

@@ -20,18 +20,17 @@
 #include "ceiling.h"
 
 #define WARM_NS           INT64_C(150000000)
-#define SETTLE_NS         INT64_C(10000000000)
 #define RAW_FILE_BYTES    (UINT64_C(768) << 20)
-#define POOL_GUESS        (UINT64_C(128) << 20) /* prepared space if the broker does not say */
-#define COUNTER_LOOKS     60
-#define COUNTER_LOOK_NS   10000000
-#define PRIME_BYTES       (UINT64_C(96) << 20)
 #define POOL_SHARE        0.85
 #define SMALL_FACTOR      6.0 /* a batch alone in a group of one block */
 #define LARGE_FACTOR      1.2
 #define SUSTAINED_TIMES   4u
 #define SUSTAINED_LEAST   (UINT64_C(1) << 30)
 #define SUSTAINED_SECONDS 60.0
+#define BRIEF_FILE_BYTES  (UINT64_C(256) << 20)
+#define OTHERS_BYTES      (UINT64_C(1) << 30) /* Redis keeps all of it in memory */
+#define COUNT_SECONDS     0.2
+#define CREATE_FIRST      100u /* topics: so many are not all met in the warm-up */
 
 void progress(const struct bench *bench, const char *format, ...)
 {
@@ -44,184 +43,6 @@ void progress(const struct bench *bench, const char *format, ...)
     bool terminal = isatty(STDERR_FILENO);
     fprintf(stderr, "%s%s%s", terminal ? "\r\033[K" : "", line, terminal ? "" : "\n");
     fflush(stderr);
-}
-
-/* ------------------------------------------------------------------------------------------------ stage */
-
-/* The counters as they are now: the broker writes them while something happens, so something is made to
- * happen. */
-static int fresh_counters(const struct stage_set *stage, struct stat_snapshot *snapshot)
-{
-    uint64_t before = broker_counters(stage->socket, snapshot) == 0 ? snapshot->updates : 0;
-    struct walrus_connect_options options = {.size = sizeof options, .socket_path = stage->socket};
-    walrus *handle = NULL;
-    if (walrus_connect(&handle, &options) < 0)
-        return -ENOTCONN;
-    walrus_close(handle);
-    int result = -EAGAIN;
-    for (int i = 0; i < COUNTER_LOOKS; i++) {
-        result = broker_counters(stage->socket, snapshot);
-        if (result == 0 && snapshot->updates > before)
-            return 0;
-        pause_ns(COUNTER_LOOK_NS);
-    }
-    return result;
-}
-
-static void note_broker(struct stage_set *stage)
-{
-    struct stat_snapshot snapshot;
-    struct bench *bench = stage->bench;
-    if (fresh_counters(stage, &snapshot) < 0)
-        return;
-    snprintf(bench->backend_text, sizeof bench->backend_text, "%s", snapshot.identity.io_backend_name);
-    snprintf(bench->broker_version, sizeof bench->broker_version, "%s", snapshot.identity.broker_version);
-    stage->broker_pid = (pid_t)snapshot.identity.broker_pid;
-}
-
-int stage_begin(struct stage_set *stage, struct bench *bench, const char *durability, struct error *err)
-{
-    char prefix[64];
-    memset(stage, 0, sizeof *stage);
-    stage->bench = bench;
-    int code = folder_make(&stage->folder, bench->options.dir, err);
-    if (code < 0)
-        return code;
-    folder_join(&stage->folder, "store", stage->store, sizeof stage->store);
-    folder_join(&stage->folder, "walrusd.log", stage->log, sizeof stage->log);
-    const char *socket = bench->options.socket != NULL ? bench->options.socket : stage->folder.socket;
-    if (strlen(socket) >= sizeof stage->socket) {
-        stage_end(stage);
-        return error_set(err, -ENAMETOOLONG, "%s: too long for a socket", socket);
-    }
-    snprintf(stage->socket, sizeof stage->socket, "%s", socket);
-    /* On a broker that lives on, topics of an earlier run must not be met again. */
-    if (bench->options.socket != NULL)
-        snprintf(prefix, sizeof prefix, "bench-%d-%llx", (int)getpid(), (unsigned long long)now_ns());
-    else
-        snprintf(prefix, sizeof prefix, "bench");
-    ledger_begin(&stage->ledger, prefix);
-    stage->broker_options = (struct broker_options){
-        .program = bench->options.broker,
-        .data_folder = stage->store,
-        .socket_path = stage->socket,
-        .durability = durability,
-        .io = bench->options.io,
-        .log_path = stage->log,
-        .interrupted = &bench->interrupted,
-    };
-    if (bench->options.socket == NULL) {
-        code = broker_start(&stage->broker, &stage->broker_options, err);
-        if (code < 0) {
-            stage_end(stage);
-            return code;
-        }
-    }
-    note_broker(stage);
-    return 0;
-}
-
-/* Space that the broker has prepared and not used, in bytes; false if it does not say. */
-static bool prepared_space(const struct stage_set *stage, uint64_t *bytes)
-{
-    struct stat_snapshot snapshot;
-    if (fresh_counters(stage, &snapshot) < 0)
-        return false;
-    const struct stat_values *v = &snapshot.values;
-    *bytes = v->log_segment_length > v->log_segment_used ? v->log_segment_length - v->log_segment_used : 0;
-    *bytes += stage->broker.pid != 0 ? broker_spare_bytes(stage->store)
-                                     : v->log_prepared_segments * v->log_segment_length;
-    return true;
-}
-
-double stage_settle(const struct stage_set *stage)
-{
-    broker_settle(&stage->broker, SETTLE_NS);
-    return machine_wait_quiet((int64_t)(stage->bench->options.quiet * 1e9));
-}
-
-uint64_t stage_prepared(const struct stage_set *stage)
-{
-    uint64_t bytes = POOL_GUESS;
-    return prepared_space(stage, &bytes) ? bytes : POOL_GUESS;
-}
-
-static uint64_t log_bytes(const struct stage_set *stage)
-{
-    struct stat_snapshot snapshot;
-    return fresh_counters(stage, &snapshot) < 0 ? 0 : snapshot.values.log_log_bytes;
-}
-
-int stage_round(struct stage_set *stage, const struct load *load, const struct load *beside,
-                struct producers_result *result, struct error *err)
-{
-    uint64_t space = POOL_GUESS;
-    bool known = prepared_space(stage, &space);
-    uint64_t before = log_bytes(stage);
-    struct producers_request request = {
-        .load = load,
-        .pool = &stage->bench->pool,
-        .socket_path = stage->socket,
-        .topic_prefix = stage->ledger.topic_prefix,
-        .run = ledger_run(&stage->ledger),
-        .beside = beside,
-        .warm_ns = WARM_NS,
-        .broker_pid = stage->broker.pid != 0 ? stage->broker.pid : stage->broker_pid,
-        .interrupted = &stage->bench->interrupted,
-    };
-    if (beside != NULL)
-        request.beside_run = ledger_run(&stage->ledger);
-    int code = producers_run(&request, result, err);
-    if (code < 0) {
-        struct error death = {0};
-        if (broker_check(&stage->broker, &death) < 0)
-            error_wrap(err, "%s", death.text);
-        return code;
-    }
-    code = ledger_add(&stage->ledger, load, request.run, result->batches);
-    if (code == 0 && beside != NULL)
-        code = ledger_add(&stage->ledger, beside, request.beside_run, result->batches + load->producers);
-    free(result->batches);
-    result->batches = NULL;
-    if (code < 0)
-        return error_set(err, code, "out of memory");
-    uint64_t used = log_bytes(stage);
-    double written = used > before ? (double)(used - before) : result->numbers.written_bytes;
-    result->numbers.log_bytes = used > before ? written : 0;
-    result->numbers.prepared_known = known;
-    result->numbers.prepared = written <= (double)space;
-    return 0;
-}
-
-int stage_read_back(struct stage_set *stage, struct read_back *result, struct error *err)
-{
-    memset(result, 0, sizeof *result);
-    if (stage->bench->options.socket == NULL) {
-        int code = broker_stop(&stage->broker, err);
-        if (code == 0)
-            code = broker_start(&stage->broker, &stage->broker_options, err);
-        if (code < 0)
-            return code;
-        result->after_restart = true;
-    }
-    int code = ledger_read_back(&stage->ledger, &stage->bench->pool, stage->socket,
-                                &stage->bench->interrupted, result, err);
-    if (code < 0)
-        error_wrap(err, "reading back");
-    return code;
-}
-
-void stage_end(struct stage_set *stage)
-{
-    struct error ignored = {0};
-    if (broker_stop(&stage->broker, &ignored) < 0)
-        broker_kill(&stage->broker);
-    raw_remove(&stage->raw_file);
-    ledger_release(&stage->ledger);
-    if (stage->bench->options.keep)
-        progress(stage->bench, "left: %s", stage->folder.path);
-    else
-        folder_remove(&stage->folder);
 }
 
 /* ------------------------------------------------------------------------------------------------ rows */
@@ -299,6 +120,37 @@ static void median_quantiles(struct quantiles *out, const void *rounds, size_t s
     }
 }
 
+static void median_curve(struct curve *out, const void *rounds, size_t stride, size_t at, uint32_t count)
+{
+    for (size_t i = 0; i < CURVE_POINTS; i++)
+        out->us[i] =
+            median_of(rounds, stride, at + offsetof(struct curve, us) + i * sizeof out->us[0], count);
+}
+
+/* Medians of another store's rounds, and of the ratios to it within a round. */
+static void other_medians(struct row *row, uint32_t which)
+{
+    struct other_numbers *other = &row->other[which];
+    const struct other_numbers *rounds = row->rounds_others[which];
+    double p50[ROUNDS_MOST], bytes[ROUNDS_MOST];
+    if (row->rounds == 0 || !rounds[row->rounds - 1].there)
+        return;
+    *other = rounds[row->rounds - 1];
+    other->commits_per_s =
+        median_of(rounds, sizeof *rounds, offsetof(struct other_numbers, commits_per_s), row->rounds);
+    other->bytes_per_s =
+        median_of(rounds, sizeof *rounds, offsetof(struct other_numbers, bytes_per_s), row->rounds);
+    median_quantiles(&other->latency, rounds, sizeof *rounds, offsetof(struct other_numbers, latency),
+                     row->rounds);
+    median_curve(&other->curve, rounds, sizeof *rounds, offsetof(struct other_numbers, curve), row->rounds);
+    for (uint32_t i = 0; i < row->rounds; i++) {
+        p50[i] = rounds[i].latency.p50 > 0 ? row->rounds_walrus[i].latency.p50 / rounds[i].latency.p50 : 0;
+        bytes[i] = rounds[i].bytes_per_s > 0 ? row->rounds_walrus[i].bytes_per_s / rounds[i].bytes_per_s : 0;
+    }
+    row->other_ratio_p50[which] = row_median(p50, row->rounds);
+    row->other_ratio_bytes[which] = row_median(bytes, row->rounds);
+}
+
 #define NUMBERS_MEDIAN(field)                                                                                \
     row->walrus.field =                                                                                      \
         median_of(row->rounds_walrus, sizeof(struct numbers), offsetof(struct numbers, field), row->rounds)
@@ -322,6 +174,17 @@ void row_medians(struct row *row)
     NUMBERS_MEDIAN(other_cpu);
     NUMBERS_MEDIAN(written_bytes);
     NUMBERS_MEDIAN(log_bytes);
+    NUMBERS_MEDIAN(cpu_s_per_gb);
+    NUMBERS_MEDIAN(broker_cpu_s_per_gb);
+    NUMBERS_MEDIAN(broker_switches);
+    NUMBERS_MEDIAN(client_switches);
+    NUMBERS_MEDIAN(entries_per_flush);
+    NUMBERS_MEDIAN(log_factor);
+    NUMBERS_MEDIAN(device_factor);
+    median_curve(&row->walrus.curve, row->rounds_walrus, sizeof(struct numbers),
+                 offsetof(struct numbers, curve), row->rounds);
+    median_quantiles(&row->walrus.late, row->rounds_walrus, sizeof(struct numbers),
+                     offsetof(struct numbers, late), row->rounds);
     median_quantiles(&row->walrus.latency, row->rounds_walrus, sizeof(struct numbers),
                      offsetof(struct numbers, latency), row->rounds);
     for (size_t i = 0; i < STAGE_COUNT; i++)
@@ -332,10 +195,14 @@ void row_medians(struct row *row)
         row->walrus.prepared = row->walrus.prepared && row->rounds_walrus[i].prepared;
         row->walrus.prepared_known = row->walrus.prepared_known && row->rounds_walrus[i].prepared_known;
     }
+    for (uint32_t i = 0; i < OTHERS_MOST; i++)
+        other_medians(row, i);
     if (!row->has_raw || row->rounds == 0)
         return;
     RAW_MEDIAN(commits_per_s);
     RAW_MEDIAN(bytes_per_s);
+    median_curve(&row->raw.curve, row->rounds_raw, sizeof(struct raw_numbers),
+                 offsetof(struct raw_numbers, curve), row->rounds);
     median_quantiles(&row->raw.latency, row->rounds_raw, sizeof(struct raw_numbers),
                      offsetof(struct raw_numbers, latency), row->rounds);
     snprintf(row->raw.method, sizeof row->raw.method, "%s", row->rounds_raw[row->rounds - 1].method);
@@ -356,6 +223,7 @@ void row_medians(struct row *row)
 
 struct yard {
     struct stage_set *stage;
+    bool begun;
     struct row *row;
     struct load load; /* of the round: with its limit in bytes */
     enum raw_method methods[RAW_METHODS];
@@ -491,16 +359,48 @@ static void settle(const struct yard *yard)
         yard->row->other_cores_before = cores;
 }
 
-int stage_prime(struct stage_set *stage, const struct load *like, struct error *err)
+/* The other stores at the same work, each in a folder of its own on the same disk. One that is not to be had is left
+ * out; what fails is an error. */
+static int run_others(struct yard *yard, uint32_t number, struct error *err)
 {
-    struct load load = {
-        .producers = 1, .topics = 1, .batch = 100, .size = 10000, .depth = 2, .wait = WAIT_BLOCK};
+    struct bench *bench = yard->stage->bench;
+    struct row *row = yard->row;
+    struct load load = yard->load;
+    if (!row->others || bench->others_program[0] == 0)
+        return 0;
+    load.most_bytes = load.most_bytes != 0 ? min_u64(load.most_bytes, OTHERS_BYTES) : OTHERS_BYTES;
+    for (uint32_t i = 0; i < OTHERS_MOST; i++) {
+        if ((bench->options.others >> i & 1) == 0)
+            continue;
+        settle(yard);
+        int code = others_run(bench->others_program, other_names[i], yard->stage->folder.path, &load,
+                              &bench->interrupted, &row->rounds_others[i][number], err);
+        if (code < 0 && code != -EOPNOTSUPP)
+            return code;
+    }
+    return 0;
+}
+
+/* One more round that nobody measures: counting makes each system call slower. */
+static int count_calls(struct yard *yard, struct error *err)
+{
     struct producers_result result;
-    load.count = PRIME_BYTES / load_batch_bytes(&load);
-    load.level = like->level;
-    memcpy(load.durability, like->durability, sizeof load.durability);
-    int code = stage_round(stage, &load, NULL, &result, err);
-    return code < 0 ? error_wrap(err, "before the first round") : 0;
+    struct row *row = yard->row;
+    struct load load = row->load;
+    uint64_t event = yard->stage->bench->syscall_event;
+    if (event == 0)
+        return 0;
+    set_byte_limit(yard, &load);
+    if (load.count == 0 && load.seconds > COUNT_SECONDS)
+        load.seconds = COUNT_SECONDS;
+    settle(yard);
+    int code = stage_round(yard->stage, &load, NULL, event, &result, err);
+    if (code < 0)
+        return code;
+    row->calls_counted = true;
+    row->walrus.broker_calls = result.numbers.broker_calls;
+    row->walrus.client_calls = result.numbers.client_calls;
+    return 0;
 }
 
 static int one_round(struct yard *yard, uint32_t number, struct error *err)
@@ -520,7 +420,7 @@ static int one_round(struct yard *yard, uint32_t number, struct error *err)
             return code;
         settle(yard);
     }
-    code = stage_round(stage, &yard->load, NULL, &result, err);
+    code = stage_round(stage, &yard->load, NULL, 0, &result, err);
     if (code < 0)
         return code;
     row->rounds_walrus[number] = result.numbers;
@@ -532,7 +432,7 @@ static int one_round(struct yard *yard, uint32_t number, struct error *err)
         settle(yard);
         code = run_yardstick(yard, &row->rounds_raw[number], err);
     }
-    return code;
+    return code == 0 ? run_others(yard, number, err) : code;
 }
 
 /* The copying loop that also writes says what of the distance is the device's. */
@@ -549,42 +449,86 @@ static void note_device_loop(struct yard *yard)
               row_median(yard->device_bytes, yard->device_count) / (double)row->load.size);
 }
 
-int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error *err)
+/* ------------------------------------------------------------------------------------------------ rows */
+
+static int prepare_raw_file(struct yard *yard, struct error *err)
 {
-    struct stage_set stage;
+    const struct row *row = yard->row;
+    const struct load *load = &row->load;
     char path[4200];
-    check_bug(rounds <= ROUNDS_MOST);
+    if (!row->has_raw || (row->sustained && row->yardstick != YARDSTICK_CEILING))
+        return 0;
+    uint64_t bytes = max_u64(row->brief ? BRIEF_FILE_BYTES : RAW_FILE_BYTES,
+                             UINT64_C(4) * load->depth * align_up(load_batch_bytes(load), RAW_BLOCK));
+    folder_join(&yard->stage->folder, "raw.dat", path, sizeof path);
+    progress(yard->stage->bench, "%s %s: preparing space for the raw runs", row->id, row->label);
+    return raw_prepare(&yard->stage->raw_file, path, bytes, err);
+}
+
+/* A broker, space for the yardstick, the store in the state that the row is about. */
+static int begin_row(struct yard *yard, struct bench *bench, struct row *row, struct error *err)
+{
+    yard->row = row;
+    yard->log_factor = load_batch_bytes(&row->load) < RAW_BLOCK ? SMALL_FACTOR : LARGE_FACTOR;
     row->has_raw = row->yardstick != YARDSTICK_NONE;
     progress(bench, "%s %s: starting a broker", row->id, row->label);
-    int code = stage_begin(&stage, bench, row->load.durability, err);
+    int code = stage_begin(yard->stage, bench, row->load.durability, err);
     if (code < 0)
         return code;
-    struct yard yard = {.stage = &stage,
-                        .row = row,
-                        .log_factor = load_batch_bytes(&row->load) < RAW_BLOCK ? SMALL_FACTOR : LARGE_FACTOR};
-    if (row->has_raw && (!row->sustained || row->yardstick == YARDSTICK_CEILING)) {
-        uint64_t bytes = max_u64(RAW_FILE_BYTES, UINT64_C(4) * row->load.depth *
-                                                     align_up(load_batch_bytes(&row->load), RAW_BLOCK));
-        folder_join(&stage.folder, "raw.dat", path, sizeof path);
-        progress(bench, "%s %s: preparing space for the raw runs", row->id, row->label);
-        code = raw_prepare(&stage.raw_file, path, bytes, err);
+    yard->begun = true;
+    code = prepare_raw_file(yard, err);
+    if (code == 0 && row->fill_bytes != 0) {
+        progress(bench, "%s %s: filling the log", row->id, row->label);
+        code = stage_fill(yard->stage, &row->load, row->fill_bytes, err);
+    } else if (code == 0 && row->load.most_bytes == MOST_BYTES_PREPARED)
+        code = stage_prime(yard->stage, &row->load, err);
+    if (code == 0 && row->load.topics >= CREATE_FIRST)
+        code = stage_create_topics(yard->stage, &row->load, err);
+    return code;
+}
+
+static int end_row(struct yard *yard, struct error *err)
+{
+    struct row *row = yard->row;
+    row_medians(row);
+    note_device_loop(yard);
+    int code = row->sustained ? 0 : count_calls(yard, err);
+    if (code < 0)
+        return code;
+    progress(yard->stage->bench, "%s %s: reading back", row->id, row->label);
+    return stage_read_back(yard->stage, &row->read_back, err);
+}
+
+int rows_run(struct bench *bench, struct row *const *rows, uint32_t count, uint32_t rounds, struct error *err)
+{
+    check_bug(rounds <= ROUNDS_MOST);
+    struct yard *yards = calloc(count, sizeof *yards);
+    struct stage_set *stages = calloc(count, sizeof *stages);
+    int code = yards == NULL || stages == NULL ? error_set(err, -ENOMEM, "out of memory") : 0;
+    for (uint32_t i = 0; i < count && code == 0; i++) {
+        yards[i].stage = &stages[i];
+        code = begin_row(&yards[i], bench, rows[i], err);
     }
-    if (code == 0 && row->load.most_bytes == MOST_BYTES_PREPARED)
-        code = stage_prime(&stage, &row->load, err);
-    for (uint32_t i = 0; i < rounds && code == 0; i++) {
-        progress(bench, "%s %s: round %u of %u", row->id, row->label, i + 1, rounds);
-        code = one_round(&yard, i, err);
-        if (code == 0)
-            row->rounds++;
-    }
-    if (code == 0) {
-        row_medians(row);
-        note_device_loop(&yard);
-        progress(bench, "%s %s: reading back", row->id, row->label);
-        code = stage_read_back(&stage, &row->read_back, err);
-    }
-    stage_end(&stage);
+    for (uint32_t round = 0; round < rounds && code == 0; round++)
+        for (uint32_t i = 0; i < count && code == 0; i++) {
+            progress(bench, "%s %s: round %u of %u", rows[i]->id, rows[i]->label, round + 1, rounds);
+            code = one_round(&yards[i], round, err);
+            if (code == 0)
+                rows[i]->rounds++;
+        }
+    for (uint32_t i = 0; i < count && code == 0; i++)
+        code = end_row(&yards[i], err);
+    for (uint32_t i = 0; yards != NULL && i < count; i++)
+        if (yards[i].begun)
+            stage_end(&stages[i]);
     if (isatty(STDERR_FILENO))
         progress(bench, "%s", "");
+    free(stages);
+    free(yards);
     return code;
+}
+
+int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error *err)
+{
+    return rows_run(bench, &row, 1, rounds, err);
 }

@@ -10,6 +10,7 @@
 #include "ledger.h"
 #include "machine.h"
 #include "options.h"
+#include "others_run.h"
 #include "producers.h"
 #include "raw_group.h"
 
@@ -36,20 +37,30 @@ struct extra {
 
 #define GOALS_MOST  4u
 #define EXTRAS_MOST 16u
-#define ROWS_MOST   32u
+#define ROWS_MOST   96u
 
 struct row {
     char id[16], label[128];
     struct load load;
     enum yardstick yardstick;
-    bool sustained;  /* meant to go beyond the prepared space */
-    uint32_t rounds; /* done */
+    bool sustained;      /* meant to go beyond the prepared space */
+    bool others;         /* the other stores do the same work in each round, if they were asked for */
+    bool brief;          /* one point of many: little space for the raw runs */
+    bool calls_counted;  /* one more round, not measured, counted the system calls */
+    uint64_t fill_bytes; /* what the log holds before the first round; 0: little */
+    char series[16];     /* of rows that differ in one quantity alone: its name; "" else */
+    double x;            /* and its value */
+    uint32_t rounds;     /* done */
     struct numbers rounds_walrus[ROUNDS_MOST];
     struct raw_numbers rounds_raw[ROUNDS_MOST];
     struct numbers walrus; /* medians */
     bool has_raw;
     struct raw_numbers raw;                   /* medians */
     double ratio_p50, ratio_p99, ratio_bytes; /* medians of the rounds' ratios; 0: no yardstick */
+    struct other_numbers rounds_others[OTHERS_MOST][ROUNDS_MOST];
+    struct other_numbers other[OTHERS_MOST]; /* medians */
+    double other_ratio_p50[OTHERS_MOST],
+        other_ratio_bytes[OTHERS_MOST]; /* walrus to it, as the ratios to raw */
     struct goal goals[GOALS_MOST];
     uint32_t goal_count;
     struct extra extras[EXTRAS_MOST];
@@ -65,6 +76,8 @@ struct bench {
     struct row *rows; /* ROWS_MOST */
     uint32_t row_count;
     volatile sig_atomic_t interrupted;
+    uint64_t syscall_event; /* 0: system calls cannot be counted here */
+    char others_program[4200];
     char backend_text[16];
     char broker_version[32];
 };
@@ -89,14 +102,19 @@ int stage_begin(struct stage_set *stage, struct bench *bench, const char *durabi
 /* The first segments of a store are small and so is what is prepared behind them: writes until that is over.
  * Not measured, but read back like everything else. */
 int stage_prime(struct stage_set *stage, const struct load *like, struct error *err) must_check;
+/* The same with so many bytes of payload. */
+int stage_fill(struct stage_set *stage, const struct load *like, uint64_t bytes,
+               struct error *err) must_check;
+/* Writes to every topic of the load. */
+int stage_create_topics(struct stage_set *stage, const struct load *like, struct error *err) must_check;
 /* Neither side is measured beside the broker's own preparations, or other people's work: waits. Returns
  * the cores that others used at last. */
 double stage_settle(const struct stage_set *stage);
 /* Bytes that the broker has prepared and not used. */
 uint64_t stage_prepared(const struct stage_set *stage);
-/* One round; its acknowledged batches go into the ledger. */
+/* One round; its acknowledged batches go into the ledger. `syscall_event`: as in producers_request. */
 int stage_round(struct stage_set *stage, const struct load *load, const struct load *beside,
-                struct producers_result *result, struct error *err) must_check;
+                uint64_t syscall_event, struct producers_result *result, struct error *err) must_check;
 /* Stops the broker, starts it again, reads everything back. */
 int stage_read_back(struct stage_set *stage, struct read_back *result, struct error *err) must_check;
 /* Stops and removes everything. */
@@ -108,6 +126,10 @@ void row_goal(struct row *row, bool at_least, double wanted, double reached, con
 void row_extra(struct row *row, const char *name, double value);
 /* The whole of it: rounds of broker and yardstick in turn, medians, read back. */
 int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error *err) must_check;
+/* Several at a time, each with a broker of its own, their rounds in turn: what is to be compared was measured in the
+ * same minutes. */
+int rows_run(struct bench *bench, struct row *const *rows, uint32_t count, uint32_t rounds,
+             struct error *err) must_check;
 /* Sorts them. */
 double row_median(double *values, uint32_t count);
 /* Medians over row->rounds_walrus and rounds_raw. */

@@ -13,7 +13,7 @@ struct plan {
     const char *label; /* NULL: there is no such row */
     struct load load;
     enum yardstick yardstick;
-    bool sustained_too;
+    bool sustained_too, others;
     void (*goals)(struct row *row);
 };
 
@@ -52,6 +52,11 @@ static void goals_p6(struct row *row)
     row_goal(row, false, 1, row->walrus.latency.p50, "p50 <= 1 us");
 }
 
+static void goals_none(struct row *row)
+{
+    (void)row;
+}
+
 /* clang-format off */
 static const struct scenario {
     const char *name;
@@ -61,34 +66,40 @@ static const struct scenario {
     {"P1", {{"1 producer, batch 100 x 700 B, sync, spinning",
              {.producers = 1, .topics = 1, .batch = 100, .size = 700, .depth = 1, .seconds = 2,
               .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_SPIN, SYNC},
-             YARDSTICK_DEVICE, true, goals_p1}}, NULL},
+             YARDSTICK_DEVICE, true, true, goals_p1}}, NULL},
     {"P2", {{"1 producer, batch 2000 x 700 B, sync, depth 4",
              {.producers = 1, .topics = 1, .batch = 2000, .size = 700, .depth = 4, .seconds = 2,
               .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_HYBRID, SYNC},
-             YARDSTICK_DEVICE, true, goals_p2}}, NULL},
+             YARDSTICK_DEVICE, true, true, goals_p2}}, NULL},
     {"P3", {{"8 producers, 8 topics, batch 100 x 700 B, sync, depth 2",
              {.producers = 8, .topics = 8, .batch = 100, .size = 700, .depth = 2, .seconds = 2,
               .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_HYBRID, SYNC},
-             YARDSTICK_GROUP_SIZE, true, goals_p3}}, NULL},
+             YARDSTICK_GROUP_SIZE, true, true, goals_p3}}, NULL},
     {"P4", {{"8 producers, 8 topics, 1 x 700 B, sync, depth 1",
              {.producers = 8, .topics = 8, .batch = 1, .size = 700, .depth = 1, .seconds = 2,
               .most_bytes = MOST_BYTES_PREPARED,
               .wait = WAIT_HYBRID, SYNC},
-             YARDSTICK_GROUP_WRITER, false, goals_p4},
+             YARDSTICK_GROUP_WRITER, false, true, goals_p4},
             {"8 producers, 8 topics, 1 x 700 B, sync, depth 8",
              {.producers = 8, .topics = 8, .batch = 1, .size = 700, .depth = 8, .seconds = 2,
               .most_bytes = MOST_BYTES_PREPARED,
               .wait = WAIT_HYBRID, SYNC},
-             YARDSTICK_GROUP_WRITER, false, goals_p4}}, NULL},
+             YARDSTICK_GROUP_WRITER, false, true, goals_p4}}, NULL},
     {"P5", {{"1 producer, batch 1000 x 64 B, none, depth 16",
              {.producers = 1, .topics = 1, .batch = 1000, .size = 64, .depth = 16, .seconds = 1,
               .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_SPIN, NONE},
-             YARDSTICK_CEILING, true, goals_p5}}, NULL},
+             YARDSTICK_CEILING, true, true, goals_p5}}, NULL},
     {"P6", {{"1 producer, 1 x 64 B, none, spinning",
              {.producers = 1, .topics = 1, .batch = 1, .size = 64, .depth = 1, .seconds = 1,
               .wait = WAIT_SPIN, NONE},
-             YARDSTICK_NONE, false, goals_p6}}, NULL},
+             YARDSTICK_NONE, false, false, goals_p6}}, NULL},
+    {"open", {{"P1 as an open loop, 2,000 batches/s",
+               {.producers = 1, .topics = 1, .batch = 100, .size = 700, .depth = 64, .rate = 2000, .seconds = 2,
+                .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_SPIN, SYNC},
+               YARDSTICK_NONE, false, false, goals_none}}, NULL},
+    {"P7", {{0}}, scenario_idle},
     {"P8", {{0}}, scenario_start},
+    {"P9", {{0}}, scenario_many},
     {"P10", {{0}}, scenario_large_batch},
     {"P11", {{0}}, scenario_beside_stream},
     {"S1", {{0}}, scenario_batch_or_appends},
@@ -111,10 +122,12 @@ int scenarios_check(const char *names, struct error *err)
         return 0;
     while (*names != 0) {
         size_t length = strcspn(names, ",");
-        if (find_scenario(names, length) == NULL)
-            return error_set(err, -EINVAL,
-                             "\"%.*s\" is not a scenario; there are P1 to P6, P8, P10, P11, S1 to S3 and all",
-                             (int)length, names);
+        if (find_scenario(names, length) == NULL && !scenario_is_series(names, length))
+            return error_set(
+                err, -EINVAL,
+                "\"%.*s\" is not a scenario; there are P1 to P11, S1 to S3, all (of these), open, and the "
+                "series batch, size, producers, topics, connections, log",
+                (int)length, names);
         names += length + (names[length] == ',');
     }
     return 0;
@@ -133,6 +146,7 @@ static int run_plan(struct bench *bench, const struct scenario *scenario, const 
     if (row == NULL)
         return error_set(err, -ENOSPC, "too many rows; name fewer scenarios");
     row->yardstick = plan->yardstick;
+    row->others = plan->others && !sustained;
     row->sustained = sustained;
     uint32_t rounds = rounds_of(bench);
     if (sustained && rounds > 3 && bench->options.rounds == 0)
@@ -171,6 +185,7 @@ static int run_custom(struct bench *bench, struct error *err)
     const struct load *load = &bench->options.load;
     struct row *row = row_new(bench, "custom", "as given", load);
     check_bug(row != NULL);
+    row->others = true;
     if (bench->options.raw && load->level != WALRUS_LEVEL_DURABLE)
         row->yardstick = YARDSTICK_CEILING;
     else if (bench->options.raw && load->producers == 1)
@@ -200,8 +215,8 @@ int scenarios_run(struct bench *bench, struct error *err)
     while (*names != 0 && code == 0) {
         size_t length = strcspn(names, ",");
         const struct scenario *scenario = find_scenario(names, length);
-        check_bug(scenario != NULL);
-        code = run_scenario(bench, scenario, err);
+        code = scenario != NULL ? run_scenario(bench, scenario, err)
+                                : scenario_series(bench, names, length, err);
         names += length + (names[length] == ',');
     }
     return code;

@@ -70,7 +70,7 @@ static int start_row(struct bench *bench, double gib, double *median_ms, struct 
         goto end;
     }
     double first_ms = (double)stage.broker.ready_ns / 1e6;
-    code = stage_round(&stage, &load, NULL, &filled, err);
+    code = stage_round(&stage, &load, NULL, 0, &filled, err);
     if (code < 0)
         goto end;
     row->rounds_walrus[0] = filled.numbers;
@@ -205,7 +205,7 @@ int scenario_append_success(struct bench *bench, struct error *err)
     uint32_t rounds = rounds_of(bench, DEFAULT_ROUNDS);
     for (uint32_t i = 0; i < rounds && code == 0; i++) {
         progress(bench, "S3: round %u of %u", i + 1, rounds);
-        code = stage_round(&stage, &load, &beside, &result, err);
+        code = stage_round(&stage, &load, &beside, 0, &result, err);
         if (code < 0)
             break;
         row->rounds_walrus[row->rounds++] = result.numbers;

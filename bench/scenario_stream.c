@@ -216,7 +216,7 @@ static int round_of(struct stage_set *stage, const struct load *preset, double s
     struct producers_result result;
     struct load load = *preset;
     load.most_bytes = (uint64_t)((double)stage_prepared(stage) * share);
-    int code = stage_round(stage, &load, NULL, &result, err);
+    int code = stage_round(stage, &load, NULL, 0, &result, err);
     if (code == 0)
         *out = result.numbers;
     return code;
