@@ -376,6 +376,8 @@ int job_big_batch(struct run *run, struct error *err)
         if (rc == 0)
             rc = kill_in_the_middle(run, big, err);
         kills++;
+        run->kills = kills;
+        run->done = run->required;
         run_progress(run, "%llu kills in the middle", (unsigned long long)kills);
     } while (rc == 0 && kills < 3 && !run->soak->is_short);
     if (rc == 0) {

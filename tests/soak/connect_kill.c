@@ -15,6 +15,7 @@
 #include "soak.h"
 
 #define AT_ONCE         8u
+#define WARM_UP         10000u
 #define SETTLE_NS       (10 * NS_PER_S)
 #define GROWTH_KIB      4096u       /* of VmRSS: less than 420 bytes for each of 10,000 clients */
 #define GROWTH_SIZE_KIB (32u << 10) /* of VmSize: malloc takes and gives back, as clients overlap */
@@ -211,7 +212,7 @@ static int compare(const struct run *run, const struct footprint *before, const 
 int job_connect_kill(struct run *run, struct error *err)
 {
     struct footprint idle, warm, end;
-    uint64_t cycles = 0, warm_up = run->required;
+    uint64_t cycles = 0, warm_up = run->soak->is_short ? run->required / 2 : WARM_UP;
     run->memory = "24M"; /* the log's index and buffers have soon all that they may have */
     int rc = broker_start(run, err);
     if (rc == 0)
@@ -223,10 +224,12 @@ int job_connect_kill(struct run *run, struct error *err)
     }
     if (rc == 0)
         rc = look(run, &idle, &warm, err);
-    for (uint64_t more = 0; rc == 0 && run_goes_on(run, more) && (rc = run_interrupted(err)) == 0;) {
+    for (uint64_t more = 0;
+         rc == 0 && (more == 0 || run_goes_on(run, cycles)) && (rc = run_interrupted(err)) == 0;) {
         rc = cycle(run, err);
         more += AT_ONCE;
         cycles += AT_ONCE;
+        run->done = cycles;
         if (broker_footprint(run, &end, NULL) == 0)
             run_progress(run,
                          "%llu clients killed; VmRSS %llu KiB, VmSize %llu KiB, of these the log %llu KiB",

@@ -449,7 +449,7 @@ static int round_of_kills(struct run *run, uint64_t kills, struct total *total, 
         rc = let_work(run, words, 1 + random_below(&run->random, 200), err);
         if (rc == 0)
             rc = kill_and_start(run, words, pids, total, err);
-        run->kills = total->kills;
+        run->done = run->kills = total->kills;
         run->batches = total->batches + acked_in_all(words);
         run_progress(run, "%llu kills, %llu batches acknowledged", (unsigned long long)run->kills,
                      (unsigned long long)run->batches);
@@ -481,7 +481,8 @@ int job_exactly_once(struct run *run, struct error *err)
     struct total total = {0};
     int rc = place_needs(run, run->soak->is_short ? DISK_SHORT : DISK_LONG, err);
     while (rc == 0 && run_goes_on(run, total.kills))
-        rc = round_of_kills(run, min_u64(run->required, KILLS_A_ROUND), &total, err);
+        rc = round_of_kills(run, run->required == 0 ? KILLS_A_ROUND : min_u64(run->required, KILLS_A_ROUND),
+                            &total, err);
     if (rc == 0)
         snprintf(run->totals, sizeof run->totals,
                  "%llu kills of the broker and %llu of producers: %llu batches, each there once and in order "

@@ -1,54 +1,45 @@
-/* main.c: walrus-soak: runs the jobs, divides the time between them, adds up.
+/* main.c: walrus-soak: runs the jobs in two lanes, says how far they are, adds up.
  *
- * Exit code: 0 all passed (or skipped, with the reason), 1 a violation or a failure, 2 usage, 77 nothing
- * could run here. */
+ * Exit code: 0 nothing was found (what could not be done, for want of time or of a program, is said in the last
+ * line), 1 a violation or a failure, 2 usage, 77 nothing could run here. */
 #include <argp.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "soak.h"
 
 #define EXIT_SKIPPED 77
-#define SAY_EVERY_NS (3 * NS_PER_S)
+#define TELL_NS      (5 * NS_PER_S)
 
 /* A signal handler can reach nothing else. */
 static volatile sig_atomic_t interrupted;
 
-/* clang-format off */
-static const struct job {
-    const char *name;
-    int (*run)(struct run *run, struct error *err);
-    uint64_t required, required_short; /* what is counted is said in `words` */
-    const char *words;
-} jobs[] = {
-    {"exactly-once", job_exactly_once, 100, 5, "kills of the broker under four producers that send again"},
-    {"connect-kill", job_connect_kill, 10000, 300, "clients that connect and are killed"},
-    {"big-batch", job_big_batch, 10240, 1024, "MiB in one batch"},
-    {"take-over", job_take_over, 500, 20, "times that a producer's name is taken over"},
-    {"hostile", job_hostile, 120, 5, "seconds of a hostile client beside an honest one"},
+/* What the lanes write and the report reads. */
+struct board {
+    char saying[LANES][SAYING];
+    struct tried tried[MOST_JOBS];
 };
-/* clang-format on */
+
+static const char *const lane_names[LANES] = {"brokers", "processor"};
 
 /* ------------------------------------------------------------------------------------- for the jobs */
 
 bool run_goes_on(const struct run *run, uint64_t done)
 {
-    return done < run->required || now_ns() < run->until_ns;
+    return done == 0 || (now_ns() < run->until_ns && (run->required == 0 || done < run->required));
 }
 
 void run_progress(struct run *run, const char *format, ...)
 {
-    char words[256];
+    char words[SAYING];
     va_list list;
-    int64_t now = now_ns();
-    if (now - run->said_ns < SAY_EVERY_NS)
-        return;
-    run->said_ns = now;
     va_start(list, format);
     vsnprintf(words, sizeof words, format, list);
     va_end(list);
-    fprintf(stderr, "soak: %s: %s, %.0f s\n", run->name, words, (double)(now - run->started_ns) / 1e9);
+    snprintf(run->saying, SAYING, "%.24s: %.130s", run->name, words);
 }
 
 int run_interrupted(struct error *err)
@@ -56,77 +47,145 @@ int run_interrupted(struct error *err)
     return interrupted != 0 ? error_set(err, -EINTR, "interrupted") : 0;
 }
 
-/* ------------------------------------------------------------------------------------- one after the other
- */
+/* ------------------------------------------------------------------------------------- lanes */
 
-static bool is_wanted(const struct soak *soak, const char *name)
+static void tell(const struct board *board, int64_t begin, int64_t end)
 {
-    size_t length = strlen(name);
-    const char *list = soak->jobs;
-    if (list == NULL)
-        return true;
-    for (const char *at = list; *at != '\0'; at += strcspn(at, ","), at += *at == ',') {
-        if (strcspn(at, ",") == length && strncmp(at, name, length) == 0)
-            return true;
-    }
-    return false;
+    char limit[32] = "";
+    if (end != INT64_MAX)
+        snprintf(limit, sizeof limit, " of %.0f", (double)(end - begin) / 1e9);
+    fprintf(stderr, "soak: %.0f%s s | %s | %s\n", (double)(now_ns() - begin) / 1e9, limit,
+            board->saying[LANE_BROKERS], board->saying[LANE_PROCESSOR]);
 }
 
-static int run_job(const struct soak *soak, const struct job *job, int64_t share_ns, struct error *err)
+static pid_t start_lane(const struct soak *soak, enum lane lane, struct job *jobs, size_t count, int64_t end,
+                        struct board *board)
 {
-    int64_t now = now_ns();
-    struct run run = {.soak = soak,
-                      .name = job->name,
-                      .required = soak->is_short ? job->required_short : job->required,
-                      .random = soak->seed ^ (uint64_t)(job - jobs) << 32,
-                      .started_ns = now,
-                      .until_ns = now + share_ns,
-                      .said_ns = now,
-                      .output = -1};
-    int rc = place_make(&run, err);
-    if (rc == 0)
-        rc = job->run(&run, err);
-    if (rc < 0 && rc != -EINTR)
-        broker_print_log(&run);
-    place_remove(&run);
-    double seconds = (double)(now_ns() - run.started_ns) / 1e9;
-    if (rc == SOAK_SKIPPED)
-        printf("soak: %s: SKIPPED: %s\n", job->name, err->text);
-    else if (rc == 0)
-        printf("soak: %s: passed: %s; %.1f s\n", job->name, run.totals, seconds);
-    else
-        printf("soak: %s: FAILED after %.1f s: %s (seed %llu)\n", job->name, seconds, err->text,
-               (unsigned long long)soak->seed);
-    fflush(stdout);
-    return rc;
+    pid_t parent = getpid();
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGTERM); /* as if interrupted: it has brokers and folders to put away */
+    if (getppid() != parent)
+        _exit(1);
+    lane_run(soak, lane, jobs, count, end, board->saying[lane]);
+    fflush(NULL);
+    _exit(0);
 }
 
-static int run_all(const struct soak *soak)
+/* Both lanes to their end. False: one of them did not end as it should. */
+static bool run_lanes(const struct soak *soak, struct job *jobs, size_t count, struct board *board,
+                      int64_t begin, int64_t end)
 {
-    unsigned left = 0, passed = 0, skipped = 0, failed = 0;
-    int64_t begin = now_ns();
-    int64_t end = begin + (int64_t)(soak->minutes * 60e9);
-    for (size_t i = 0; i < array_count(jobs); i++)
-        left += is_wanted(soak, jobs[i].name);
-    for (size_t i = 0; i < array_count(jobs) && interrupted == 0; i++) {
-        if (!is_wanted(soak, jobs[i].name))
-            continue;
-        struct error err = {0};
-        int64_t share = soak->is_short ? 0 : (end - now_ns()) / left;
-        int rc = run_job(soak, &jobs[i], share, &err);
-        left--;
-        passed += rc == 0;
-        skipped += rc == SOAK_SKIPPED;
-        failed += rc < 0;
+    pid_t pids[LANES];
+    bool good = true, told_them = false;
+    int64_t told = begin;
+    unsigned left = LANES;
+    for (unsigned i = 0; i < LANES; i++)
+        pids[i] = start_lane(soak, (enum lane)i, jobs, count, end, board);
+    while (left > 0) {
+        for (unsigned i = 0; i < LANES; i++) {
+            int status = 0;
+            if (pids[i] == 0 || (pids[i] > 0 && waitpid(pids[i], &status, WNOHANG) != pids[i]))
+                continue;
+            if (pids[i] < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+                printf("soak: the lane of the %s ended with status %#x\n", lane_names[i], (unsigned)status);
+                good = false;
+            }
+            pids[i] = 0;
+            left--;
+        }
+        for (unsigned i = 0; i < LANES && interrupted != 0 && !told_them; i++)
+            if (pids[i] > 0)
+                kill(pids[i], SIGTERM);
+        told_them = interrupted != 0;
+        if (now_ns() - told >= TELL_NS && left > 0) {
+            told = now_ns();
+            tell(board, begin, end);
+        }
+        pause_ns(20 * NS_PER_MS);
     }
-    printf("soak: total: %u passed, %u failed, %u skipped, %u not run; %.1f s, seed %llu\n", passed, failed,
-           skipped, left, (double)(now_ns() - begin) / 1e9, (unsigned long long)soak->seed);
-    if (failed > 0 || interrupted != 0)
+    return good;
+}
+
+/* ------------------------------------------------------------------------------------- report */
+
+struct line {
+    char text[4096];
+    size_t used;
+};
+
+static void printf_like(2, 3) add(struct line *line, const char *format, ...)
+{
+    va_list list;
+    va_start(list, format);
+    int length = vsnprintf(line->text + line->used, sizeof line->text - line->used, format, list);
+    va_end(list);
+    if (length > 0)
+        line->used = min_u64(sizeof line->text - 1, line->used + (size_t)length);
+}
+
+static int report(const struct soak *soak, const struct job *jobs, size_t count, bool good, double seconds)
+{
+    struct line line = {.used = 0}, lacks = {.used = 0};
+    unsigned passed = 0, failed = 0;
+    uint64_t images = 0, kills = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct job *job = &jobs[i];
+        const struct tried *tried = job->tried;
+        uint64_t required = soak->is_short ? job->required_short : job->required;
+        images += tried->images;
+        kills += tried->kills;
+        failed += tried->failed;
+        passed += job->wanted && tried->passes > 0 && !tried->failed && !tried->skipped;
+        if (job->wanted && tried->skipped)
+            add(&lacks, "%s %s SKIPPED (%.100s)", lacks.used > 0 ? "," : "", job->name, tried->words);
+        else if (job->wanted && !tried->failed && tried->done < required)
+            add(&lacks, "%s %s %llu of %llu", lacks.used > 0 ? "," : "", job->name,
+                (unsigned long long)tried->done, (unsigned long long)required);
+    }
+    add(&line, "soak: total: images=%llu kills=%llu", (unsigned long long)images, (unsigned long long)kills);
+    for (size_t i = 0; i < count; i++)
+        if (jobs[i].run != NULL && jobs[i].tried->done > 0)
+            add(&line, " %s=%llu", jobs[i].name, (unsigned long long)jobs[i].tried->done);
+    add(&line, " seconds=%.0f passed=%u failures=%u seed=%llu", seconds, passed, failed,
+        (unsigned long long)soak->seed);
+    printf("%s%s%s%s\n", line.text, lacks.used > 0 ? "; short of:" : "", lacks.text,
+           interrupted != 0 ? "; interrupted" : "");
+    if (failed > 0 || !good || interrupted != 0)
         return 1;
     return passed > 0 ? 0 : EXIT_SKIPPED;
 }
 
+static int run_all(const struct soak *soak, struct job *jobs, size_t count)
+{
+    struct board *board = shared_new(sizeof *board);
+    int64_t begin = now_ns();
+    int64_t end = soak->is_short || soak->minutes <= 0 ? INT64_MAX : begin + (int64_t)(soak->minutes * 60e9);
+    if (board == NULL) {
+        fprintf(stderr, "walrus-soak: out of memory\n");
+        return 1;
+    }
+    for (size_t i = 0; i < count; i++)
+        jobs[i].tried = &board->tried[i];
+    bool good = run_lanes(soak, jobs, count, board, begin, end);
+    return report(soak, jobs, count, good, (double)(now_ns() - begin) / 1e9);
+}
+
 /* ------------------------------------------------------------------------------------- arguments */
+
+static bool is_wanted(const struct soak *soak, const struct job *job)
+{
+    size_t length = strlen(job->name);
+    if (soak->jobs == NULL)
+        return !soak->is_short || job->required_short > 0;
+    for (const char *at = soak->jobs; *at != '\0'; at += strcspn(at, ","), at += *at == ',') {
+        if (strcspn(at, ",") == length && strncmp(at, job->name, length) == 0)
+            return true;
+    }
+    return false;
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -159,11 +218,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (*end != '\0' || end == arg || errno != 0)
             argp_error(state, "--seed %s: a number", arg);
         return 0;
-    case 'H':
-        soak->hostile = arg;
+    case 'b':
+        soak->build = arg;
         return 0;
-    case 'W':
-        soak->walrus = arg;
+    case 'f':
+        soak->fuzzers = arg;
+        return 0;
+    case 'c':
+        soak->corpus = arg;
+        return 0;
+    case 'F':
+        soak->found = arg;
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 0)
@@ -175,14 +240,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static bool names_are_known(const struct soak *soak)
+static bool names_are_known(const struct soak *soak, const struct job *jobs, size_t count)
 {
     char name[64];
     for (const char *at = soak->jobs; at != NULL && *at != '\0';) {
         size_t length = strcspn(at, ",");
         bool known = false;
         snprintf(name, sizeof name, "%.*s", (int)length, at);
-        for (size_t i = 0; i < array_count(jobs); i++)
+        for (size_t i = 0; i < count; i++)
             known = known || strcmp(jobs[i].name, name) == 0;
         if (!known) {
             fprintf(stderr, "walrus-soak: there is no job '%s'; --list shows them\n", name);
@@ -202,8 +267,7 @@ static void interrupt(int number)
 int main(int argc, char **argv)
 {
     static const struct argp_option options[] = {
-        {"minutes", 'm', "N", 0, "Time for all jobs (default 10); each does what is required of it anyway",
-         0},
+        {"minutes", 'm', "N", 0, "Time (default 10); 0: exactly what is required, however long", 0},
         {"short", 's', NULL, 0, "Each job in a few seconds", 0},
         {"job", 'j', "NAME,...", 0, "Only these", 0},
         {"no-memory", 'M', NULL, 0,
@@ -211,8 +275,10 @@ int main(int argc, char **argv)
         {"list", 'l', NULL, 0, "Show the jobs", 0},
         {"folder", 'd', "DIR", 0, "Where the stores are made (default /var/tmp)", 0},
         {"seed", 'r', "N", 0, "Of everything random (default: the time)", 0},
-        {"hostile", 'H', "PROGRAM", 0, "The hostile client, for the job of this name", 0},
-        {"walrus", 'W', "PROGRAM", 0, "The command line, for the same", 0},
+        {"build", 'b', "DIR", 0, "Build folder with the other programs that jobs run", 0},
+        {"fuzzers", 'f', "DIR", 0, "Folder of the programs fuzz-NAME", 0},
+        {"corpus", 'c', "DIR", 0, "Folder with a folder of inputs for each fuzz target", 0},
+        {"found", 'F', "DIR", 0, "Where new inputs of the fuzzers are kept", 0},
         {0},
     };
     static const struct argp argp = {
@@ -222,11 +288,15 @@ int main(int argc, char **argv)
         .folder = "/var/tmp", .prefix = "walrus-soak", .minutes = 10, .seed = (uint64_t)time(NULL)};
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &soak);
-    if (!names_are_known(&soak))
+    static struct job jobs[MOST_JOBS];
+    size_t count = jobs_list(&soak, jobs);
+    if (!names_are_known(&soak, jobs, count))
         return 2;
-    for (size_t i = 0; soak.list && i < array_count(jobs); i++)
-        printf("%-14s %llu %s (short: %llu)\n", jobs[i].name, (unsigned long long)jobs[i].required,
-               jobs[i].words, (unsigned long long)jobs[i].required_short);
+    for (size_t i = 0; i < count; i++)
+        jobs[i].wanted = is_wanted(&soak, &jobs[i]);
+    for (size_t i = 0; soak.list && i < count; i++)
+        printf("%-14s %9llu %s (%s; short: %llu)\n", jobs[i].name, (unsigned long long)jobs[i].required,
+               jobs[i].words, lane_names[jobs[i].lane], (unsigned long long)jobs[i].required_short);
     if (soak.list)
         return 0;
     if (soak.walrusd == NULL || access(soak.walrusd, X_OK) != 0) {
@@ -237,5 +307,5 @@ int main(int argc, char **argv)
     const struct sigaction action = {.sa_handler = interrupt};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    return run_all(&soak);
+    return run_all(&soak, jobs, count);
 }

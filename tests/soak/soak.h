@@ -1,12 +1,13 @@
-/* soak.h: long jobs on real brokers: what they share.
+/* soak.h: long jobs: what they share.
  *
- * A job is a function with a place of its own (a folder with store, socket and the broker's messages). It
- * works until it has done its required count and its share of the time is over, says now and then how far it
- * is, and returns 0, SOAK_SKIPPED with the reason, or a negative errno with words for a violation.
+ * A job is a function with a place of its own (a folder with store, socket and the broker's messages). It works
+ * until it has done its required count or its time is over, says now and then how far it is, and returns 0,
+ * SOAK_SKIPPED with the reason, or a negative errno with words for a violation.
  *
- * Clients are processes of their own: forked from this one, which holds no connection while it forks. What
- * they find out lies in memory that all of them share (shared_new); a violation that a client finds goes
- * into a struct verdict there. */
+ * Jobs run in two lanes at the same time, each a process of its own: those with real brokers, which wait for the disk
+ * most of the time, and those that only compute. Clients are processes, too: forked from the lane, which holds no
+ * connection while it forks. What they find out lies in memory that all of them share (shared_new); a violation
+ * that a client finds goes into a struct verdict there. */
 #ifndef WALRUS_SOAK_H
 #define WALRUS_SOAK_H
 
@@ -23,8 +24,10 @@
 
 struct soak {
     const char *walrusd;
-    const char *hostile;  /* program, or NULL */
-    const char *walrus;   /* the command line, which `hostile` needs */
+    const char *build;    /* folder of the other programs, or NULL */
+    const char *fuzzers;  /* folder of the programs fuzz-NAME, or NULL */
+    const char *corpus;   /* folder with a folder of inputs for each NAME */
+    const char *found;    /* where new inputs are kept: a folder for each NAME is made there */
     const char *folder;   /* where the jobs' folders are made */
     const char *prefix;   /* of their names */
     char *const *options; /* more options for walrusd */
@@ -41,13 +44,18 @@ struct soak {
 struct run {
     const struct soak *soak;
     const char *name;
-    uint64_t required; /* kills, cycles, ...: see the table of jobs */
-    uint64_t random;   /* state of random_next */
+    const char *argument; /* of the job: see the table in jobs.c */
+    uint64_t required;    /* kills, cycles, ... to do now; 0: as many as the time allows */
+    uint64_t random;      /* state of random_next */
+    uint64_t seed;        /* differs from pass to pass */
     int64_t started_ns;
-    int64_t until_ns; /* end of its share of the time */
+    int64_t until_ns; /* when it must come to an end; INT64_MAX: whenever `required` is done */
     int64_t said_ns;
-    uint64_t kills, batches; /* exactly-once: so far */
-    char totals[320];        /* what it did, for the last line */
+    uint64_t done;          /* so far, counted as `required` */
+    uint64_t images, kills; /* of these, crash images and kill -9 of brokers */
+    uint64_t batches;       /* exactly-once: so far */
+    char totals[320];       /* what it did, in words */
+    char *saying;           /* how far it is, for the progress line: SAYING bytes */
 
     char folder[PATH_MAX / 2], store[PATH_MAX], log[PATH_MAX];
     char socket_folder[32]; /* below /tmp: the path of a socket is short */
@@ -56,12 +64,13 @@ struct run {
     pid_t broker;       /* 0: none */
     int output;         /* its stdout */
 };
+#define SAYING 160u
 
 /* ------------------------------------------------------------------------------------------ main.c */
 
 /* True when the job has to go on. */
 bool run_goes_on(const struct run *run, uint64_t done);
-/* How far it is, at most every few seconds. */
+/* How far it is. */
 void run_progress(struct run *run, const char *format, ...) printf_like(2, 3);
 /* -EINTR with words once a signal asked for the end. */
 int run_interrupted(struct error *err) must_check;
@@ -150,12 +159,51 @@ struct in_order {
 int in_order_next(struct in_order *of, uint32_t producers, uint32_t *open, const struct content *content,
                   struct error *err) must_check;
 
-/* ------------------------------------------------------------------------------------------- jobs */
+/* ------------------------------------------------------------------------------------------- jobs.c */
+
+enum lane { LANE_BROKERS, LANE_PROCESSOR, LANES };
+
+/* What a job has done in all its passes; memory that the lanes share with the report. */
+struct tried {
+    uint64_t passes;
+    uint64_t done, images, kills;
+    double seconds;
+    bool skipped, failed;
+    char words[400]; /* why */
+};
+
+struct job {
+    const char *name;
+    enum lane lane;
+    int (*run)(struct run *run, struct error *err);
+    uint64_t required, required_short; /* `words` says what is counted; 0: not in the short form */
+    double weight; /* of the time, about: the seconds that `required` takes on two cores */
+    bool once;     /* more time does not make it better */
+    const char *words;
+    const char *argument;
+    bool wanted;
+    struct tried *tried; /* shared */
+};
+#define MOST_JOBS 32u
+
+/* Fills `jobs`, those of the fuzz targets found in soak->corpus included; the number of jobs. */
+size_t jobs_list(const struct soak *soak, struct job jobs[MOST_JOBS]);
+/* All wanted jobs of the lane, as often as the time allows. `saying` is for the progress line. */
+void lane_run(const struct soak *soak, enum lane lane, struct job *jobs, size_t count, int64_t end_ns,
+              char *saying);
 
 int job_exactly_once(struct run *run, struct error *err) must_check;
 int job_connect_kill(struct run *run, struct error *err) must_check;
 int job_big_batch(struct run *run, struct error *err) must_check;
 int job_take_over(struct run *run, struct error *err) must_check;
+
+/* ---------------------------------------------------------------------------------------- outside.c */
+
 int job_hostile(struct run *run, struct error *err) must_check;
+int job_kernel(struct run *run, struct error *err) must_check;
+int job_torture(struct run *run, struct error *err) must_check;
+int job_sim(struct run *run, struct error *err) must_check;
+int job_model(struct run *run, struct error *err) must_check;
+int job_fuzz(struct run *run, struct error *err) must_check;
 
 #endif

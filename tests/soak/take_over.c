@@ -241,6 +241,7 @@ static int round_of_hops(struct run *run, uint64_t hops, uint64_t *done, uint64_
         if (rc == 0)
             rc = end_holder(words, &before, err);
         ++*done;
+        run->done = *done;
         run_progress(run, "taken over %llu times", (unsigned long long)*done);
     }
     __atomic_store_n(&words->finish, 1, __ATOMIC_RELEASE);
@@ -263,7 +264,8 @@ int job_take_over(struct run *run, struct error *err)
     uint64_t hops = 0, numbers = 0;
     int rc = place_needs(run, DISK, err);
     while (rc == 0 && run_goes_on(run, hops))
-        rc = round_of_hops(run, min_u64(run->required, HOPS_A_ROUND), &hops, &numbers, err);
+        rc = round_of_hops(run, run->required == 0 ? HOPS_A_ROUND : min_u64(run->required, HOPS_A_ROUND),
+                           &hops, &numbers, err);
     if (rc == 0)
         snprintf(run->totals, sizeof run->totals,
                  "taken over %llu times; %llu numbers, each once and in order", (unsigned long long)hops,
