@@ -221,7 +221,8 @@ struct pool {
     bool closing, unlinked; /* steps of POOL_UNDO */
     struct io_op op;
     char name[32], new_name[32];
-    uint8_t *zeros;
+    uint8_t *zeros; /* 1 MiB */
+    bool zeros_cleared;
 };
 
 enum checkpoint_state {

@@ -151,7 +151,6 @@ static int buffers_make(struct log *log, struct error *err)
     }
     if (!ok || log->commit.header == NULL || log->pool.zeros == NULL)
         return error_set(err, -ENOMEM, "store %s: out of memory", log->io->folder);
-    memset(log->pool.zeros, 0, 1u << 20);
     log->gather = &log->groups[0];
     log->early_last = &log->early_first;
     log->reads_last = &log->reads_first;

@@ -171,6 +171,15 @@ static bool zeros_wanted(const struct log *log)
     return log->pool.lack_zeros > 0 && !log->options.prepare_only_spare;
 }
 
+/* Cleared at first use: a start that has nothing to zero need not touch a megabyte. */
+static void *zeros(struct pool *p)
+{
+    if (!p->zeros_cleared)
+        memset(p->zeros, 0, ZERO_STEP);
+    p->zeros_cleared = true;
+    return p->zeros;
+}
+
 static void zero_step(struct log *log)
 {
     struct pool *p = &log->pool;
@@ -178,7 +187,7 @@ static void zero_step(struct log *log)
     step(log, POOL_ZERO,
          (struct io_op){.kind = IO_WRITE,
                         .file = p->making.file,
-                        .buffer = p->zeros,
+                        .buffer = zeros(p),
                         .offset = p->making.zeroed,
                         .length = min_u64(length, zero_limit(&p->making) - p->making.zeroed)});
 }
@@ -353,7 +362,7 @@ int pool_make_now(struct log *log, uint64_t length, bool zero, struct spare *out
         uint64_t limit = zero && length > log->block ? min_u64(length, 8 * ZERO_STEP) : 0;
         for (uint64_t at = 0; at < limit && error == 0; at += ZERO_STEP) {
             what = "write zeros";
-            error = io_write_full(io, s.file, p->zeros, at, min_u64(ZERO_STEP, limit - at));
+            error = io_write_full(io, s.file, zeros(p), at, min_u64(ZERO_STEP, limit - at));
         }
     }
     if (error == 0) {

@@ -51,6 +51,8 @@ static const char *const kind_names[IO_KIND_COUNT] = {"write",  "read",   "flush
                                                       "open",   "close",  "allocate",   "truncate",
                                                       "rename", "unlink", "sync-folder"};
 
+static const uint8_t zeros[SIM_BLOCK];
+
 static struct disk *disk_of(struct io *io)
 {
     return (struct disk *)(void *)((char *)io - offsetof(struct disk, io));
@@ -239,10 +241,12 @@ static int64_t do_read(struct disk *disk, struct io_op *op, const struct fault *
         uint64_t index = (op->offset + at) / SIM_BLOCK, inside = (op->offset + at) % SIM_BLOCK;
         uint64_t take = min_u64(SIM_BLOCK - inside, length - at);
         const struct block *block = index < inode->slot_count ? inode->slots[index].now : NULL;
-        if (block == NULL)
-            memset((uint8_t *)op->buffer + at, 0, take);
-        else
-            memcpy((uint8_t *)op->buffer + at, block->bytes + inside, take);
+        uint8_t *to = (uint8_t *)op->buffer + at;
+        /* A start reads megabytes of zeros into one buffer, again and again: looking costs less than storing. */
+        if (block != NULL)
+            memcpy(to, block->bytes + inside, take);
+        else if (memcmp(to, zeros, take) != 0)
+            memset(to, 0, take);
         at += take;
     }
     return (int64_t)length;
@@ -770,6 +774,17 @@ void disk_crash_at(struct disk *disk, uint64_t event)
 bool disk_gone(const struct disk *disk)
 {
     return disk->gone;
+}
+
+bool disk_lands_later(const struct disk *disk)
+{
+    const struct image *image = disk->image;
+    for (uint32_t i = 0; i < image->now.count && !disk->gone; i++) {
+        uint32_t inode = image->now.list[i].inode;
+        if (image->inodes[inode]->segment && image_lands_later(image, inode))
+            return true;
+    }
+    return false;
 }
 
 uint64_t disk_events(const struct disk *disk)

@@ -56,6 +56,8 @@ void disk_crash_now(struct disk *disk);
 /* The image that a crash now would leave; life goes on. */
 struct image *disk_snapshot(struct disk *disk) must_check;
 bool disk_gone(const struct disk *disk);
+/* A write of a killed broker to a segment that still has its name is on its way. */
+bool disk_lands_later(const struct disk *disk);
 uint64_t disk_events(const struct disk *disk);
 uint64_t disk_trace_hash(const struct disk *disk);
 const char *disk_violation(const struct disk *disk); /* NULL: none */

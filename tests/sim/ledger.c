@@ -413,6 +413,8 @@ void ledger_stopped(struct ledger *ledger)
 
 static bool must_be_seen(const struct ledger *ledger, const struct batch *batch, enum end end)
 {
+    if (ledger->rot_since != 0 && batch->order >= ledger->rot_since)
+        return false;
     if (batch->shown)
         return true;
     if (batch->fate != FATE_OK)

@@ -73,6 +73,7 @@ struct ledger {
     uint8_t roles[SIM_ROLES]; /* who plays it now: index + 1; 0: nobody yet */
     uint32_t next_claim;
     uint32_t max_anonymous; /* that the log remembers; 0: many */
+    uint64_t rot_since;     /* bytes were damaged: what was admitted from this order on may be lost; 0: not */
     bool lossy;             /* something failed in a way that may take answers at level accepted with it */
     char failure[768];      /* the first broken promise; "" = none */
 };

@@ -70,6 +70,8 @@ bool run_start(struct run_state *run)
     run->started = run->start_error == 0;
     run->events_at_start = disk_events(run->disk);
     if (run->start_error == 0) {
+        if (disk_lands_later(run->disk))
+            ledger_fail(run->ledger, "G11: it serves, and a write of its predecessor is still to land");
         if (run_alive(run))
             run_resume(run);
         return true;
@@ -730,6 +732,11 @@ void run_check(struct run_state *run)
     if (good && run_alive(run) && run->ledger->failure[0] == 0) {
         ledger_settle(run->ledger, seen, run->end_before);
         run->checked = true;
+        run->visible = 1;
+        for (uint32_t i = 1; i <= run->ledger->count; i++)
+            run->visible += seen[i] != 0 ? seed_mix(i) << 1 : 0;
+        if (run->visible_before != 0 && run->visible != run->visible_before)
+            ledger_fail(run->ledger, "G6: a start shows other batches than one of the same bytes did before");
     }
     free(seen);
 }

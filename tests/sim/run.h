@@ -49,6 +49,9 @@ struct run_state {
     uint8_t *payload;
     struct entry_record *records;
     enum end end_before;
+    uint64_t visible_before; /* what a start must show, if not 0: see `visible` */
+    uint64_t visible;        /* what it has shown: a number for the set of batches, never 0 */
+    uint32_t jobs_off;       /* kinds of random work that this run does without */
     bool started, stopped;
     bool checked; /* what the start made of the lives before was read and judged */
     bool wrote;
@@ -102,6 +105,8 @@ void run_disorder(struct run_state *run, uint32_t role, uint32_t topic);
 void run_rejoin(struct run_state *run, uint32_t role, bool fresh);
 /* Ids that are nobody's, or not this one's. */
 void run_strangers(struct run_state *run);
+/* Writes that are wrong in one way or another: all must be refused. */
+void run_hostile(struct run_state *run, uint32_t topic);
 /* Asks for every number; the answers must be what the ledger says. */
 void run_ask(struct run_state *run);
 

@@ -433,30 +433,30 @@ static void forgotten(struct run_state *run)
 }
 
 const struct scenario scenarios[] = {
-    {"first-start", NULL, false, one_group, true, false},
-    {"start", a_few_batches, false, start_only, true, false},
-    {"start-after-kill", an_unproven_tail, true, start_only, true, false},
-    {"start-after-failed-flush", a_failed_flush, true, start_only, true, false},
-    {"one-group", a_few_batches, false, one_group, false, false},
-    {"three-groups", a_few_batches, false, three_groups, false, false},
-    {"two-topics", a_few_batches, false, two_topics, false, false},
-    {"segment-change", a_few_batches, false, segment_change, false, true},
-    {"write-error-old", a_few_batches, false, write_error_old, false, false},
-    {"write-error-new", a_few_batches, false, write_error_new, false, false},
-    {"write-error-twice", a_few_batches, false, write_error_twice, false, false},
-    {"write-error-for-ever", a_few_batches, false, write_error_for_ever, false, false},
-    {"short-write", a_few_batches, false, short_write, false, false},
-    {"failed-flush", a_few_batches, false, failed_flush, false, false},
-    {"stream", a_few_batches, false, stream, false, false},
-    {"checkpoint", a_few_batches, false, checkpoint, false, false},
-    {"clean-stop", a_few_batches, false, clean_stop, false, false},
-    {"levels", a_few_batches, false, levels, false, false},
-    {"producers", a_few_numbers, true, producers, false, false},
-    {"numbers-behind-a-failure", a_few_batches, false, behind_a_failure, false, true},
-    {"numbers-and-levels", a_few_batches, false, numbers_and_levels, false, false},
-    {"forgotten-producers", three_anonymous, true, forgotten, false, false},
-    {"early-answer", a_few_batches, false, early_answer, false, true},
-    {"start-with-producers", a_few_numbers, true, start_only, true, false},
+    {"first-start", NULL, NULL, one_group, true, false},
+    {"start", a_few_batches, NULL, start_only, true, false},
+    {"start-after-kill", an_unproven_tail, NULL, start_only, true, false},
+    {"start-after-failed-flush", a_failed_flush, NULL, start_only, true, false},
+    {"one-group", a_few_batches, NULL, one_group, false, false},
+    {"three-groups", a_few_batches, NULL, three_groups, false, false},
+    {"two-topics", a_few_batches, NULL, two_topics, false, false},
+    {"segment-change", a_few_batches, NULL, segment_change, false, true},
+    {"write-error-old", a_few_batches, NULL, write_error_old, false, false},
+    {"write-error-new", a_few_batches, NULL, write_error_new, false, false},
+    {"write-error-twice", a_few_batches, NULL, write_error_twice, false, false},
+    {"write-error-for-ever", a_few_batches, NULL, write_error_for_ever, false, false},
+    {"short-write", a_few_batches, NULL, short_write, false, false},
+    {"failed-flush", a_few_batches, NULL, failed_flush, false, false},
+    {"stream", a_few_batches, NULL, stream, false, false},
+    {"checkpoint", a_few_batches, NULL, checkpoint, false, false},
+    {"clean-stop", a_few_batches, NULL, clean_stop, false, false},
+    {"levels", a_few_batches, NULL, levels, false, false},
+    {"producers", a_few_numbers, NULL, producers, false, false},
+    {"numbers-behind-a-failure", a_few_batches, NULL, behind_a_failure, false, true},
+    {"numbers-and-levels", a_few_batches, NULL, numbers_and_levels, false, false},
+    {"forgotten-producers", three_anonymous, NULL, forgotten, false, false},
+    {"early-answer", a_few_batches, NULL, early_answer, false, true},
+    {"start-with-producers", a_few_numbers, NULL, start_only, true, false},
 };
 const uint32_t scenario_count = array_count(scenarios);
 
@@ -489,6 +489,7 @@ enum job {
     JOB_DISORDER,
     JOB_ASK,
     JOB_REJOIN,
+    JOB_HOSTILE,
     JOB_COUNT
 };
 
@@ -530,6 +531,9 @@ static void do_job(struct run_state *run, enum job job)
         run_rejoin(run, role, seed_chance(seed, 500));
         run_strangers(run);
         break;
+    case JOB_HOSTILE:
+        run_hostile(run, topic);
+        break;
     case JOB_APPEND:
         run_try_write(run, topic, owner, 1, 1 + (uint32_t)seed_below(seed, 3000), level);
         break;
@@ -569,10 +573,10 @@ static void do_job(struct run_state *run, enum job job)
 
 void workload(struct run_state *run, uint32_t steps)
 {
-    static const uint32_t usual[JOB_COUNT] = {30, 25, 3, 6, 20, 2, 10, 30, 2, 5, 25, 4, 8, 3, 4, 4};
+    static const uint32_t usual[JOB_COUNT] = {30, 25, 3, 6, 20, 2, 10, 30, 2, 5, 25, 4, 8, 3, 4, 4, 3};
     uint32_t weights[JOB_COUNT], sum = 0;
     for (uint32_t i = 0; i < JOB_COUNT; i++) {
-        weights[i] = seed_chance(&run->seed, 250) ? 0 : usual[i];
+        weights[i] = seed_chance(&run->seed, 100) || (run->jobs_off >> i & 1) ? 0 : usual[i];
         if (i == JOB_WAIT)
             weights[i] = usual[i];
         sum += weights[i];

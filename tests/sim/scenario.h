@@ -7,10 +7,11 @@
 struct scenario {
     const char *name;
     void (*before)(struct run_state *run); /* lives before it; NULL: an empty folder */
-    bool before_killed;                    /* they end by a kill, not a clean stop */
-    void (*act)(struct run_state *run);    /* starts the log itself */
-    bool start_too;                        /* cut the start as well, not only what follows */
-    bool big;                              /* many blocks or points: fewer images for each point */
+    /* What happens to the store after them; true: power was cut. NULL: nothing. */
+    bool (*between)(struct image **image, struct ledger *ledger);
+    void (*act)(struct run_state *run); /* starts the log itself */
+    bool start_too;                     /* cut the start as well, not only what follows */
+    bool big;                           /* many blocks or points: fewer images for each point */
 };
 
 extern const struct scenario scenarios[];

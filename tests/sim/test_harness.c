@@ -9,6 +9,7 @@ static struct explore_result first_failure(uint64_t seeds)
 {
     struct explore_options options = explore_defaults();
     options.nested_every = 50;
+    options.no_damage = true; /* the toy has no words for it */
     struct explore_result result = {0};
     static const char *const names[] = {"first-start",     "start",       "three-groups", "producers",
                                         "write-error-new", "short-write", "failed-flush"};
@@ -102,6 +103,11 @@ Test(harness, g5_finds_numbers_that_a_start_has_forgotten)
 Test(harness, g5_finds_a_query_that_denies_what_is_committed)
 {
     finds(TOY_DENIES_NUMBERS, "G5");
+}
+
+Test(harness, g16_finds_hostile_writes_that_are_taken)
+{
+    finds(TOY_BELIEVES_FLAGS, "G16");
 }
 
 Test(harness, g26_finds_a_log_that_looks_at_the_clock)

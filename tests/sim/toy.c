@@ -390,6 +390,24 @@ uint64_t log_producer_id(const struct producer *producer)
 
 /* ------------------------------------------------------------------------------ writes */
 
+static bool adds_up(const struct write *write)
+{
+    uint32_t most = write->kind == WRITE_CHUNK ? MAX_CHUNK_PAYLOAD : MAX_WHOLE_PAYLOAD;
+    const struct entry_record *records = write->records;
+    if (write->kind > WRITE_CHUNK || write->level > LEVEL_DURABLE || write->entries > MAX_BATCH_ENTRIES ||
+        write->payload_bytes % PAYLOAD_ALIGN != 0 || write->payload_bytes > most ||
+        (write->kind == WRITE_CHUNK && write->first == write->stream->admitted))
+        return false;
+    uint64_t sum = 0;
+    bool sound = true;
+    for (uint32_t i = 0; i < write->entries; i++) {
+        bool goes_on = write->kind == WRITE_CHUNK && !write->last && i + 1 == write->entries;
+        sum += align_up(records[i].length, PAYLOAD_ALIGN);
+        sound = sound && records[i].header_bytes == 0 && records[i].flags <= (goes_on ? ENTRY_CONTINUES : 0);
+    }
+    return (sound || toy_mistake == TOY_BELIEVES_FLAGS) && sum == write->payload_bytes;
+}
+
 int log_write(struct log *log, struct write *write)
 {
     struct topic *topic = write->topic;
@@ -397,6 +415,8 @@ int log_write(struct log *log, struct write *write)
         return -ESHUTDOWN;
     write->reason = REASON_NONE;
     write->flags = 0;
+    if (!adds_up(write))
+        return -EINVAL;
     int numbered = check_number(log, write);
     if (numbered == 1 && write->kind == WRITE_CHUNK)
         log_stream_abort(log, write->stream);

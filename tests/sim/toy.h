@@ -20,6 +20,7 @@ enum toy_mistake {
     TOY_TAKES_ANY_NUMBER,     /* G5: and leaves gaps */
     TOY_FORGETS_NUMBERS,      /* G5: a start knows none */
     TOY_DENIES_NUMBERS,       /* G5: says of the last one that it is not committed */
+    TOY_BELIEVES_FLAGS,       /* G16: of records that a client made up */
     TOY_MISTAKES
 };
 
