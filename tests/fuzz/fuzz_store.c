@@ -22,7 +22,7 @@
 #define READS_MOST   200u
 #define TURNS_MOST   200000u
 #define WINDOW       (64u << 10)
-#define SLACK        (16u << 10)
+#define SLACK        (8u << 10)
 #define WHOLE_FILES  0xf0u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -130,7 +130,8 @@ static bool live(uint64_t *entries, uint8_t *buffer)
 
 static void prepare(uint8_t **buffer)
 {
-    /* A start takes some buffers of megabytes of which it uses little: they stay in the heap, with their pages. */
+    /* A start takes some buffers of megabytes of which it uses little: they stay in the heap, with their
+     * pages. */
     mallopt(M_MMAP_THRESHOLD, 64 << 20);
     mallopt(M_TRIM_THRESHOLD, 512 << 20);
     bases_make(bases);

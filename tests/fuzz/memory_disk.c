@@ -33,7 +33,7 @@ static struct memory_file *find(struct memory_disk *disk, const char *name)
     return NULL;
 }
 
-/* -------------------------------------------------------------------------------------------------- bytes */
+/* ----------------------------------------------------------------------------------------------- bytes */
 
 static void hold(struct memory_file *file, uint64_t length)
 {
@@ -72,7 +72,7 @@ static void resize(struct memory_file *file, uint64_t size)
     file->length = min_u64(file->length, size);
 }
 
-/* -------------------------------------------------------------------------------------------------- names */
+/* ----------------------------------------------------------------------------------------------- names */
 
 static struct memory_file *new_file(struct memory_disk *disk, const char *name)
 {
@@ -130,7 +130,7 @@ static int64_t do_rename(struct memory_disk *disk, const struct io_op *op)
     return 0;
 }
 
-/* ---------------------------------------------------------------------------------------------------- ops */
+/* ------------------------------------------------------------------------------------------------- ops */
 
 static int64_t perform(struct memory_disk *disk, struct io_op *op)
 {
@@ -315,7 +315,8 @@ void memory_disk_clear(struct memory_disk *disk, uint64_t seed)
     disk->changes = 0;
 }
 
-void memory_disk_add(struct memory_disk *disk, const char *name, const void *bytes, uint64_t length, uint64_t size)
+void memory_disk_add(struct memory_disk *disk, const char *name, const void *bytes, uint64_t length,
+                     uint64_t size)
 {
     struct memory_file *file = new_file(disk, name);
     hold(file, length);
@@ -329,6 +330,64 @@ void memory_disk_cut(struct memory_disk *disk, uint64_t slack)
         struct memory_file *file = &disk->files[i];
         if (file->used && file->size > file->length + slack)
             file->size = file->length + slack;
+    }
+}
+
+void memory_disk_shorten(struct memory_disk *disk)
+{
+    for (uint32_t i = 0; i < MEMORY_FILES; i++) {
+        struct memory_file *file = &disk->files[i];
+        while (file->used && file->length > 0 && file->bytes[file->length - 1] == 0)
+            file->length--;
+    }
+}
+
+struct memory_saved {
+    struct memory_file files[MEMORY_FILES]; /* with copies of their bytes */
+    int64_t now;
+    uint64_t random;
+};
+
+struct memory_saved *memory_disk_save(const struct memory_disk *disk)
+{
+    struct memory_saved *saved = malloc(sizeof *saved);
+    check_bug(saved != NULL && disk->io.inflight == 0);
+    memcpy(saved->files, disk->files, sizeof disk->files);
+    saved->now = disk->now;
+    saved->random = disk->random;
+    for (uint32_t i = 0; i < MEMORY_FILES; i++) {
+        struct memory_file *file = &saved->files[i];
+        if (!file->used || file->length == 0)
+            continue;
+        file->bytes = malloc(file->length);
+        check_bug(file->bytes != NULL);
+        memcpy(file->bytes, disk->files[i].bytes, file->length);
+    }
+    return saved;
+}
+
+void memory_disk_restore(struct memory_disk *disk, const struct memory_saved *saved)
+{
+    check_bug(disk->io.inflight == 0);
+    disk->now = saved->now;
+    disk->random = saved->random;
+    for (uint32_t i = 0; i < MEMORY_FILES; i++) {
+        const struct memory_file *from = &saved->files[i];
+        struct memory_file *file = &disk->files[i];
+        if (!from->used) {
+            file->used = false;
+            continue;
+        }
+        *file = (struct memory_file){.used = true,
+                                     .buffered = from->buffered,
+                                     .opened = from->opened,
+                                     .bytes = file->bytes,
+                                     .room = file->room,
+                                     .size = from->size};
+        memcpy(file->name, from->name, sizeof file->name);
+        hold(file, from->length);
+        if (from->length > 0)
+            memcpy(file->bytes, from->bytes, from->length);
     }
 }
 

@@ -1,8 +1,10 @@
-/* memory_disk.h: a store folder in memory behind the seam, for fuzz targets: nothing but files, as fast as can be.
+/* memory_disk.h: a store folder in memory behind the seam, for fuzz targets: nothing but files, as fast as
+ * can be.
  *
- * The simulator's disk (tests/sim) remembers what a crash may still change; that costs more than the code under
- * test. Here every op does its work when it is waited for, in the order of submission, and time is a counter. What
- * a file holds lies in one piece; behind it, up to the file's size, are zeros that take no memory.
+ * The simulator's disk (tests/sim) remembers what a crash may still change; that costs more than the code
+ * under test. Here every op does its work when it is waited for, in the order of submission, and time is a
+ * counter. What a file holds lies in one piece; behind it, up to the file's size, are zeros that take no
+ * memory.
  *
  * One disk is used again and again: memory_disk_clear, add files, run, look. */
 #ifndef WALRUS_FUZZ_MEMORY_DISK_H
@@ -42,8 +44,14 @@ void memory_disk_add(struct memory_disk *disk, const char *name, const void *byt
                      uint64_t size);
 /* Files end at most `slack` bytes behind what was written to them, as after a cut. */
 void memory_disk_cut(struct memory_disk *disk, uint64_t slack);
+/* Zeros at the end of files take no memory from now on. */
+void memory_disk_shorten(struct memory_disk *disk);
 /* Every file was closed, and no op is under way. */
 bool memory_disk_idle(const struct memory_disk *disk);
+/* A copy of all files, and the disk as it was then. No op is under way at either time. */
+struct memory_saved;
+struct memory_saved *memory_disk_save(const struct memory_disk *disk);
+void memory_disk_restore(struct memory_disk *disk, const struct memory_saved *saved);
 void memory_disk_free(struct memory_disk *disk);
 
 #endif
