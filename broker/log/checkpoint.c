@@ -358,7 +358,8 @@ static const char *view_fault(struct checkpoint_view *view, size_t size, const u
         return "its header is damaged";
     if (h->version != FORMAT_VERSION || memcmp(h->store_id, store_id, 16) != 0)
         return "it belongs to another store or version";
-    if (h->bytes != size || h->group == 0 || h->next_topic == 0 ||
+    if (h->bytes != size || h->group == 0 || h->group > UINT64_MAX / 2 || h->counter > UINT64_MAX / 2 ||
+        h->epoch >= UINT32_MAX || h->segment > UINT64_MAX / 2 || h->next_topic == 0 ||
         !all_zero(h->reserved, sizeof h->reserved) ||
         h->body_crc != crc32c(0, view->bytes + sizeof *h, size - sizeof *h))
         return "its body is damaged";

@@ -351,14 +351,15 @@ static bool chunk_row(const struct index_row *rows, uint32_t count, uint64_t str
     return false;
 }
 
-/* Chunks are named by stream and number; `from` is the segment where to begin looking. */
-static int chunk_find(struct log *log, const struct log_read *r, uint64_t stream, uint32_t chunk,
-                      uint64_t from, uint64_t last_segment, struct place *out)
+/* Chunks are named by stream and number; `from`, which a disk may have said, is the segment where to begin looking,
+ * the batch's own the last one. */
+static int chunk_find(struct log *log, const struct log_read *r, const struct place *batch, uint32_t chunk,
+                      uint64_t from, struct place *out)
 {
+    uint64_t stream = batch->row.stream;
     uint32_t index;
-    if (segment_by_number(log, from, &index) == NULL)
-        return -EBADMSG;
-    for (; index < log->segment_count && log->segments[index]->number <= last_segment; index++) {
+    (void)segment_by_number(log, from, &index);
+    for (; index < log->segment_count && log->segments[index]->number <= batch->segment->number; index++) {
         struct segment *s = log->segments[index];
         out->segment = s;
         bool found;
@@ -373,8 +374,7 @@ static int chunk_find(struct log *log, const struct log_read *r, uint64_t stream
         if (found)
             return SERVED;
     }
-    out->row = (struct index_row){.stream = stream, .chunk = chunk};
-    return damaged(log, r, out, "a chunk of it is missing");
+    return damaged(log, r, batch, "a chunk of it is missing");
 }
 
 /* Whole length of the entry of which `so_far` bytes lie up to the end of chunk c->chunk: the rows of the
@@ -385,7 +385,7 @@ static int entry_total(struct log *log, const struct log_read *r, const struct p
     uint64_t segment = c->segment;
     for (uint32_t chunk = c->chunk + 1;; chunk++) {
         struct place p = {0};
-        int found = chunk_find(log, r, c->stream, chunk, segment, batch->segment->number, &p);
+        int found = chunk_find(log, r, batch, chunk, segment, &p);
         if (found != SERVED)
             return found;
         segment = p.segment->number;
@@ -482,7 +482,7 @@ static int serve_stream(struct log *log, struct log_read *r, const struct place 
     }
     c->used = ++log->clock;
     struct place chunk = {0};
-    int found = chunk_find(log, r, c->stream, c->chunk, c->segment, batch->segment->number, &chunk);
+    int found = chunk_find(log, r, batch, c->chunk, c->segment, &chunk);
     if (found != SERVED)
         return found;
     c->segment = chunk.segment->number;

@@ -320,7 +320,8 @@ const char *segment_header_fault(const struct segment_header *h, const uint8_t s
         return "it is a copy of another file, or was renamed";
     if (!is_power_of_two(h->block) || h->block < BLOCK_MIN || h->block > BLOCK_MAX || h->number == 0 ||
         h->epoch == 0 || h->length < h->block || h->length > SEGMENT_MAX || h->previous_number >= h->number ||
-        h->first_group == 0 || (h->previous_end == 0) != (h->previous_number == 0) ||
+        h->number > UINT64_MAX / 2 || h->epoch >= UINT32_MAX || h->first_group == 0 ||
+        h->first_group > UINT64_MAX / 2 || (h->previous_end == 0) != (h->previous_number == 0) ||
         h->previous_end % BLOCK_MIN != 0 || h->previous_end > SEGMENT_MAX ||
         !all_zero(h->reserved, sizeof h->reserved))
         return "its header makes no sense";

@@ -122,7 +122,7 @@ void life_open(struct life *life)
     memset(life->plans, 0, sizeof life->plans);
 }
 
-static void life_close(struct life *life)
+void life_close(struct life *life)
 {
     if (life->io == NULL)
         return;

@@ -87,6 +87,8 @@ void life_remove(struct life *life);
 
 /* Opens the io only, for faults that must be there before the start. */
 void life_open(struct life *life);
+/* Closes it again, and frees what was sent. For whoever has ended the log itself. */
+void life_close(struct life *life);
 int life_try_start(struct life *life);
 void life_start(struct life *life);
 /* Fails the test unless the start is refused with `code` and the words contain `words`. */
