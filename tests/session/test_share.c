@@ -14,6 +14,24 @@ static uint32_t small_topic, large_topic[2];
 static unsigned sent[2], done[2], small_done;
 static bool large_wants;
 
+/* The broker's clock stands still but for what each turn adds, where a test asks for that. */
+static struct io_functions functions;
+static int64_t clock_ns;
+
+static int64_t stopped_clock(struct io *io)
+{
+    (void)io;
+    return clock_ns;
+}
+
+static void stop_the_clock(void)
+{
+    clock_ns = io_now(rig.io);
+    functions = *rig.io->functions;
+    functions.now = stopped_clock;
+    rig.io->functions = &functions;
+}
+
 static unsigned large_done(void)
 {
     return done[0] + done[1];
@@ -151,5 +169,62 @@ Test(share, absence_is_not_saved_up)
     cr_assert_gt(small_done - small_before, 75u);
     cr_assert_lt(large_done() - large_before, 3 * (small_done - small_before), "%u small, %u large",
                  small_done - small_before, large_done() - large_before);
+    stop();
+}
+
+/* Presence is what the broker owes an answer soon. A write behind a stream of its own user would be owed one
+ * for as long as that user likes. */
+Test(share, a_user_whose_write_waits_in_a_queue_holds_nobody_back)
+{
+    start(OTHER_UID);
+    struct client second;
+    client_connect(&rig, &second);
+    struct descriptor chunk = client_text(&second, client_topic(&rig, &second, "small"), 0, "x");
+    chunk.op = OP_CHUNK;
+    chunk.flags = DESCRIPTOR_FIRST;
+    chunk.stream = 1;
+    cr_assert_eq(client_call(&rig, &second, &chunk).result, 0);
+    struct descriptor waits = client_text(&small, small_topic, 0, "y");
+    waits.flags = DESCRIPTOR_QUEUE;
+    client_push(&small, &waits);
+    rig_turn(&rig, 40);
+    cr_assert_eq(server_values(rig.server)->session_queued_writes, 1);
+    stop_the_clock();
+    for (unsigned turn = 0; turn < 400; turn++) {
+        clock_ns += 400000;
+        publish_large(0);
+        publish_large(1);
+        rig_turn(&rig, 1);
+        reap(&large[0], &done[0]);
+        reap(&large[1], &done[1]);
+    }
+    cr_assert_eq(server_values(rig.server)->session_queued_writes, 1);
+    cr_assert_gt(large_done(), 350u, "%u large in 400 turns", large_done());
+    client_close(&second);
+    stop();
+}
+
+Test(share, a_user_that_writes_little_and_often_leaves_the_rest_to_the_others)
+{
+    start(OTHER_UID);
+    stop_the_clock();
+    unsigned small_sent = 0;
+    for (unsigned turn = 0; turn < 400; turn++) {
+        clock_ns += 400000;
+        if (small_sent == small_done) {
+            struct descriptor d = client_text(&small, small_topic, 0, "x");
+            client_push(&small, &d);
+            small_sent++;
+        }
+        publish_large(0);
+        publish_large(1);
+        rig_turn(&rig, 1);
+        reap(&small, &small_done);
+        reap(&large[0], &done[0]);
+        reap(&large[1], &done[1]);
+    }
+    cr_assert_gt(small_done, 150u, "%u small", small_done);
+    /* A turn takes 400 us and the small user uses 100 of them: there is room for a large one in each turn. */
+    cr_assert_gt(large_done(), 350u, "%u large in 400 turns", large_done());
     stop();
 }
