@@ -6,7 +6,8 @@
  * With a limit for the whole process (most_in_flight) its connections send in turn: each batch goes over
  * another connection than the one before, which by then was idle for a while.
  *
- * Failure modes: as a single producer's; descriptors run out: producer_main raises the limit first, as far as it goes.
+ * Failure modes: as a single producer's; descriptors run out: producer_main raises the limit first, as far
+ * as it goes.
  *
  * Invariants: each handle is reaped until nothing is there before the next sleep (the descriptor is level
  * triggered, and is armed anew by the reap that finds nothing). */

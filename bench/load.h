@@ -9,8 +9,8 @@ enum wait_mode { WAIT_SPIN, WAIT_HYBRID, WAIT_BLOCK };
 /* In a plan: as much as fits the prepared space when the round begins. */
 #define MOST_BYTES_PREPARED UINT64_MAX
 
-/* The work of one run. Each producer is a connection, in a process of its own unless `processes` says otherwise,
- * and keeps `depth` batches in flight. */
+/* The work of one run. Each producer is a connection, in a process of its own unless `processes` says
+ * otherwise, and keeps `depth` batches in flight. */
 struct load {
     uint32_t producers;
     /* Producer i writes to topics i, i + producers, ... below `topics`; to i % topics if there are fewer. */
@@ -20,8 +20,8 @@ struct load {
     uint32_t processes; /* that the producers are spread over; 0: each has its own */
     /* Most batches in flight of one process: its producers send in turn; 0: `depth` of each. */
     uint32_t in_flight;
-    /* Batches per second of all producers together, sent at fixed times: an open loop, whose latency counts from
-     * the time at which a batch should have been sent; 0: as fast as they are answered. */
+    /* Batches per second of all producers together, sent at fixed times: an open loop, whose latency counts
+     * from the time at which a batch should have been sent; 0: as fast as they are answered. */
     double rate;
     uint64_t size;  /* bytes of an entry */
     double seconds; /* measured time; 0: by count */
@@ -87,8 +87,8 @@ struct numbers {
     double broker_calls, client_calls;        /* system calls per batch; counted in a round of its own */
     double entries_per_flush;
     double log_factor; /* bytes of log for a byte of payload */
-    double
-        device_factor; /* bytes that the broker sent to the device, preparation included, for a byte of payload */
+    /* Bytes that the broker sent to the device, preparation included, for a byte of payload. */
+    double device_factor;
     double groups_per_s;           /* 0: not known */
     double group_bytes;            /* payload bytes per group; 0: not known */
     double broker_cpu, client_cpu; /* cores in use */

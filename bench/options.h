@@ -24,7 +24,8 @@ struct options {
     char scenarios[256]; /* names separated by commas; "": the load as given */
     struct load load;
     uint32_t given; /* enum given */
-    bool raw, json, sustained;
+    bool raw, json;
+    bool sustained, sustained_only;
     bool keep; /* leave the working folder for a look */
     const char *socket;
     const char *broker;

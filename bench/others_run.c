@@ -1,10 +1,10 @@
 /* others_run.c: runs walrus-bench-others and reads its answer.
  *
- * Happy path: fork, exec, read JSON from its stdout until the end, wait for exit status 0. Exit status 77: the engine
- * is not to be had here.
+ * Happy path: fork, exec, read JSON from its stdout until the end, wait for exit status 0. Exit status 77:
+ * the engine is not to be had here.
  *
- * Failure modes: silence for LIMIT_NS, or an interrupt: SIGTERM, and SIGKILL if it does not end; it takes its server
- * along in either case (the kernel does: PR_SET_PDEATHSIG). Its stderr is ours. */
+ * Failure modes: silence for LIMIT_NS, or an interrupt: SIGTERM, and SIGKILL if it does not end; it takes
+ * its server along in either case (the kernel does: PR_SET_PDEATHSIG). Its stderr is ours. */
 #include "others_run.h"
 
 #include <fcntl.h>

@@ -22,8 +22,8 @@ struct other_numbers {
 int others_parse(const char *text, uint32_t *which) must_check;
 /* Beside this program, in the build tree, in PATH. -ENOENT. */
 int others_find(char *path, size_t size, struct error *err) must_check;
-/* One run in a folder of its own below `folder`. -EOPNOTSUPP: this engine is not to be had. Levels below durable are
- * run with the engine's writes not flushed. */
+/* One run in a folder of its own below `folder`. -EOPNOTSUPP: this engine is not to be had. Levels below
+ * durable are run with the engine's writes not flushed. */
 int others_run(const char *program, const char *engine, const char *folder, const struct load *load,
                const volatile sig_atomic_t *interrupted, struct other_numbers *result,
                struct error *err) must_check;

@@ -1,4 +1,5 @@
-/* producer.c: a process of producers over the asynchronous API; the loop of one that is alone (of many: crowd.c).
+/* producer.c: a process of producers over the asynchronous API; the loop of one that is alone (of many:
+ * crowd.c).
  *
  * Happy path
  *   1. Connect, open this producer's topics, allocate slots, wait for the start with the others.

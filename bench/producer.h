@@ -45,8 +45,8 @@ struct slot {
 
 struct producer {
     struct crew_state *crew;
-    uint64_t *
-        committed; /* in shared memory: its batches 0 to *committed - 1 are committed once the round is over */
+    /* In shared memory: its batches 0 to *committed - 1 are committed once the round is over. */
+    uint64_t *committed;
     uint32_t number;
     walrus *handle;
     walrus_topic **topics;
@@ -61,10 +61,11 @@ struct producer {
 /* Connects and opens its topics. On error crew->report says why; close it all the same. */
 int producer_open(struct producer *p) must_check;
 void producer_close(struct producer *p);
-/* Begins batches until `depth`, or what the process may have, are in flight, `most` at most, or until nothing is due.
- * How many; negative: failed. */
+/* Begins batches until `depth`, or what the process may have, are in flight, `most` at most, or until
+ * nothing is due. How many; negative: failed. */
 int producer_begin(struct producer *p, enum phase phase, uint32_t most) must_check;
-/* Sends refused batches again whose time has come. *next: the time of the earliest other one, or INT64_MAX. */
+/* Sends refused batches again whose time has come. *next: the time of the earliest other one, or INT64_MAX.
+ * */
 int producer_retry(struct producer *p, int64_t now, int64_t *next) must_check;
 /* Takes what has completed. Count, or negative: failed. */
 int producer_reap(struct producer *p) must_check;
@@ -75,8 +76,8 @@ bool crew_goes_on(const struct crew_state *crew, enum phase phase);
 int64_t crew_next_due(const struct crew_state *crew);
 int crew_fail(struct crew_state *crew, const struct producer *p, int code, const char *what);
 
-/* A process of producers `first`, `first` + `step`, ... Returns its exit status. `committed`: one word per producer
- * of the load. */
+/* A process of producers `first`, `first` + `step`, ... Returns its exit status. `committed`: one word per
+ * producer of the load. */
 int producer_main(const struct producers_request *request, const struct load *load, uint32_t run,
                   uint32_t first, uint32_t step, struct phases *phases, struct producer_report *report,
                   uint64_t *committed);

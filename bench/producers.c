@@ -10,8 +10,8 @@
 
 #define LEAST_WORK 1u
 
-/* Reports and phases of one round, in shared memory; behind the reports one word for each producer: its committed
- * batches. */
+/* Reports and phases of one round, in shared memory; behind the reports one word for each producer: its
+ * committed batches. */
 struct round {
     struct phases phases;
     struct producer_report reports[];
@@ -118,7 +118,8 @@ static void add_up(const struct phases *phases, const struct producer_report *re
     add_histograms(reports, processes, sum, n);
 }
 
-/* What the broker used for `n->written_bytes`, and what it was not told to do by these producers counts too. */
+/* What the broker used for `n->written_bytes`, and what it was not told to do by these producers counts too.
+ * */
 static void add_broker(const struct usage *used, uint64_t calls, const struct load *load, double seconds,
                        struct numbers *n)
 {
@@ -183,8 +184,8 @@ static void clear_reports(struct round *round, uint32_t processes)
     }
 }
 
-/* Starts all and leads them; what the broker used from the moment at which all were ready, and what everybody did,
- * goes into *used, *calls and *all_ns. */
+/* Starts all and leads them; what the broker used from the moment at which all were ready, and what
+ * everybody did, goes into *used, *calls and *all_ns. */
 static int run_all(const struct producers_request *request, struct round *round, pid_t *pids,
                    struct usage *used, uint64_t *calls, int64_t *all_ns)
 {

@@ -30,8 +30,8 @@ struct producers_result {
     uint64_t *batches;
 };
 
-/* Starts the processes of load->producers, leads them through the phases, adds up what they measured. On error
- * result->batches is NULL. */
+/* Starts the processes of load->producers, leads them through the phases, adds up what they measured. On
+ * error result->batches is NULL. */
 int producers_run(const struct producers_request *request, struct producers_result *result,
                   struct error *err) must_check;
 

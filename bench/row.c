@@ -359,8 +359,8 @@ static void settle(const struct yard *yard)
         yard->row->other_cores_before = cores;
 }
 
-/* The other stores at the same work, each in a folder of its own on the same disk. One that is not to be had is left
- * out; what fails is an error. */
+/* The other stores at the same work, each in a folder of its own on the same disk. One that is not to be had
+ * is left out; what fails is an error. */
 static int run_others(struct yard *yard, uint32_t number, struct error *err)
 {
     struct bench *bench = yard->stage->bench;

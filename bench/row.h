@@ -126,8 +126,8 @@ void row_goal(struct row *row, bool at_least, double wanted, double reached, con
 void row_extra(struct row *row, const char *name, double value);
 /* The whole of it: rounds of broker and yardstick in turn, medians, read back. */
 int row_run(struct bench *bench, struct row *row, uint32_t rounds, struct error *err) must_check;
-/* Several at a time, each with a broker of its own, their rounds in turn: what is to be compared was measured in the
- * same minutes. */
+/* Several at a time, each with a broker of its own, their rounds in turn: what is to be compared was
+ * measured in the same minutes. */
 int rows_run(struct bench *bench, struct row *const *rows, uint32_t count, uint32_t rounds,
              struct error *err) must_check;
 /* Sorts them. */

@@ -1,15 +1,16 @@
 /* scenario_idle.c: P7: the CPU time of clients that do nothing, and of a broker that waits for them.
  *
  * Happy path
- *   1. IDLE_CLIENTS processes, each with a connection and a topic of its own. The first IDLE_FOLLOWERS write one
- *      entry and follow their topic from behind it (a blocking read without an end); the others sleep in poll on
- *      their handle's descriptor.
- *   2. When all are there and the broker has nothing left to prepare, the CPU clocks of all of these processes and of
- *      the broker are read at both ends of each round. Nothing is sent meanwhile.
- *   3. At the end one entry goes to every followed topic: each follower must have it, or it was not following.
+ *   1. IDLE_CLIENTS processes, each with a connection and a topic of its own. The first IDLE_FOLLOWERS write
+ *      one entry and follow their topic from behind it (a blocking read without an end); the others sleep in
+ *      poll on their handle's descriptor.
+ *   2. When all are there and the broker has nothing left to prepare, the CPU clocks of all of these
+ *      processes and of the broker are read at both ends of each round. Nothing is sent meanwhile.
+ *   3. At the end one entry goes to every followed topic: each follower must have it, or it was not
+ *      following.
  *
- * Failure modes: a client that fails or ends early, or a follower that does not get its entry, ends the row with an
- * error. The clients die with this process. */
+ * Failure modes: a client that fails or ends early, or a follower that does not get its entry, ends the row
+ * with an error. The clients die with this process. */
 #include "scenario.h"
 
 #include <poll.h>

@@ -97,8 +97,10 @@ out:
 
 int scenario_start(struct bench *bench, struct error *err)
 {
-    double small_ms = 0, large_ms = 0;
-    int code = start_row(bench, bench->options.size_gib / 10, &small_ms, err);
+    double smallest_ms = 0, small_ms = 0, large_ms = 0;
+    int code = start_row(bench, bench->options.size_gib / 100, &smallest_ms, err);
+    if (code == 0)
+        code = start_row(bench, bench->options.size_gib / 10, &small_ms, err);
     if (code == 0)
         code = start_row(bench, bench->options.size_gib, &large_ms, err);
     if (code == 0 && small_ms > 0)

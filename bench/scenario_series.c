@@ -1,4 +1,5 @@
-/* scenario_series.c: rows that differ in one quantity alone, their rounds in turn: P9, and what must stay flat. */
+/* scenario_series.c: rows that differ in one quantity alone, their rounds in turn: P9, and what must stay
+ * flat. */
 #include "scenario.h"
 
 #include "../libclient/include/walrus.h"
@@ -30,13 +31,16 @@ static const struct series {
       .wait = WAIT_HYBRID, SYNC}, YARDSTICK_GROUP_SIZE, false, {1, 2, 4, 8, 16}},
     {"topics", "", " topics", BY_TOPICS,
      {.producers = 1, .batch = 10, .size = 100, .depth = 8, .seconds = 0.5, .most_bytes = MOST_BYTES_PREPARED,
-      .wait = WAIT_HYBRID, SYNC}, YARDSTICK_GROUP_SIZE, true, {1, 10, 100, 1000, 10000}},
+      .wait = WAIT_HYBRID, SYNC}, YARDSTICK_GROUP_SIZE, true,
+     {1, 10, 100, 1000, 10000}},
     {"connections", "", " connections, 8 batches in flight in all", BY_CONNECTIONS,
      {.processes = 2, .in_flight = 4, .topics = 1000, .batch = 10, .size = 100, .depth = 4, .seconds = 0.5,
-      .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_BLOCK, SYNC}, YARDSTICK_GROUP_SIZE, true, {2, 100, 1000}},
+      .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_BLOCK, SYNC}, YARDSTICK_GROUP_SIZE, true,
+     {2, 100, 1000}},
     {"log", "", " GiB in the log", BY_LOG,
      {.producers = 1, .topics = 1, .batch = 10, .size = 700, .depth = 4, .seconds = 0.5,
-      .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_HYBRID, SYNC}, YARDSTICK_GROUP_SIZE, true, {0.01, 0.1, 1}},
+      .most_bytes = MOST_BYTES_PREPARED, .wait = WAIT_HYBRID, SYNC}, YARDSTICK_GROUP_SIZE, true,
+     {0.01, 0.1, 1}},
 };
 /* clang-format on */
 

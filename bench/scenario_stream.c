@@ -182,12 +182,12 @@ static int one_large_batch(struct stage_set *stage, struct row *row, uint64_t by
     return 0;
 }
 
-int scenario_large_batch(struct bench *bench, struct error *err)
+static int large_batch_row(struct bench *bench, double gib, struct error *err)
 {
     struct load load = {.producers = 1, .topics = 1, .batch = 1, .depth = 1, .wait = WAIT_BLOCK, SYNC};
     struct stage_set stage;
     char label[96];
-    uint64_t bytes = (uint64_t)(bench->options.size_gib * 1073741824.0);
+    uint64_t bytes = (uint64_t)(gib * 1073741824.0);
     bytes = min_u64(bytes, WALRUS_MAX_BATCH_BYTES) - WALRUS_ENTRY_OVERHEAD;
     load.size = bytes;
     snprintf(label, sizeof label, "one batch of %.2f GiB", (double)bytes / 1073741824.0);
@@ -205,6 +205,14 @@ int scenario_large_batch(struct bench *bench, struct error *err)
     if (code < 0)
         bench->row_count--;
     return code;
+}
+
+int scenario_large_batch(struct bench *bench, struct error *err)
+{
+    int code = large_batch_row(bench, bench->options.size_gib / 100, err);
+    if (code == 0)
+        code = large_batch_row(bench, bench->options.size_gib / 10, err);
+    return code == 0 ? large_batch_row(bench, bench->options.size_gib, err) : code;
 }
 
 /* ------------------------------------------------------------------------------------------------ P11 */

@@ -1,10 +1,12 @@
 /* stage.c: the broker of a row, its store, its counters, its ledger.
  *
- * Happy path: a fresh folder and a fresh store, a broker of our own that is ready before anything is timed; rounds of
- * producers on it, with what it counted meanwhile; stop, start, read everything back; remove everything.
+ * Happy path: a fresh folder and a fresh store, a broker of our own that is ready before anything is timed;
+ * rounds of producers on it, with what it counted meanwhile; stop, start, read everything back; remove
+ * everything.
  *
- * Failure modes: a broker that ends is found by the round that it spoils, with its last words. One that does not say
- * what it has prepared (an older one, or of --socket without a counters file) is taken to have POOL_GUESS. */
+ * Failure modes: a broker that ends is found by the round that it spoils, with its last words. One that does
+ * not say what it has prepared (an older one, or of --socket without a counters file) is taken to have
+ * POOL_GUESS. */
 #include <unistd.h>
 
 #include "../libclient/include/walrus.h"

@@ -9,8 +9,8 @@ struct engine_options {
     bool sync; /* an answer means: on the disk */
 };
 
-/* One batch: `entries` entries of `size` bytes each, behind one another, for topic `topic` from its sequence `first`
- * (from 0). */
+/* One batch: `entries` entries of `size` bytes each, behind one another, for topic `topic` from its sequence
+ * `first` (from 0). */
 struct engine_batch {
     const uint8_t *data;
     uint64_t size;
@@ -21,9 +21,9 @@ struct engine_batch {
 struct engine {
     const char *name;
     const char *how; /* what stands for a batch, a producer, depth; the settings that matter */
-    bool
-        pipelines; /* `send` does not wait: a worker keeps `depth` batches in flight; else there are producers x
-                          * depth workers, each with one */
+    /* `send` does not wait: a worker keeps `depth` batches in flight; else there are producers x depth
+     * workers, each with one. */
+    bool pipelines;
     /* Opens or starts the store; *store is the engine's. */
     int (*open)(const struct engine_options *options, void **store, struct error *err);
     /* One for each worker (a thread). */
@@ -32,7 +32,8 @@ struct engine {
     int (*send)(void *worker, const struct engine_batch *batch, struct error *err);
     int (*receive)(void *worker, struct error *err); /* engines that pipeline: the oldest batch sent */
     void (*worker_close)(void *worker);
-    /* Entries of a topic that are there. For the stores that are libraries, after closing and opening again. */
+    /* Entries of a topic that are there. For the stores that are libraries, after closing and opening again.
+     * */
     int (*count)(void *store, uint32_t topic, uint64_t *entries, struct error *err);
     int (*reopen)(void **store, const struct engine_options *options,
                   struct error *err); /* NULL: not possible */

@@ -1,12 +1,12 @@
 /* engine_redis.c: a Redis server of our own with an append-only file that is flushed before each answer.
  *
- * Happy path: start it on a UNIX socket in the engine's folder (no TCP port, no snapshots, no rewrites), wait for its
- * PONG. A batch is one RPUSH with all entries as values: it is applied whole. Workers keep their batches in flight by
- * pipelining. Redis flushes once for all commands of one turn of its loop.
+ * Happy path: start it on a UNIX socket in the engine's folder (no TCP port, no snapshots, no rewrites),
+ * wait for its PONG. A batch is one RPUSH with all entries as values: it is applied whole. Workers keep
+ * their batches in flight by pipelining. Redis flushes once for all commands of one turn of its loop.
  *
  * Ways out: SIGTERM and wait, SIGKILL after a while; the kernel kills it with this process in any case
- * (PR_SET_PDEATHSIG), and nothing is installed or enabled as a service: Debian's package redis-tools holds the
- * server's program under the name redis-check-rdb, which goes by the name that it is called by. */
+ * (PR_SET_PDEATHSIG), and nothing is installed or enabled as a service: Debian's package redis-tools holds
+ * the server's program under the name redis-check-rdb, which goes by the name that it is called by. */
 #include <fcntl.h>
 #include <hiredis.h>
 #include <signal.h>

@@ -1,8 +1,8 @@
 /* engine_rocksdb.c: RocksDB through its C interface.
  *
- * A batch is a WriteBatch with one key per entry (topic and sequence, big endian: a topic's entries lie in order),
- * written with sync. Threads are grouped by RocksDB itself: one of them writes and flushes for those that wait. The
- * rest is its defaults, but no compression: the payload is random. */
+ * A batch is a WriteBatch with one key per entry (topic and sequence, big endian: a topic's entries lie in
+ * order), written with sync. Threads are grouped by RocksDB itself: one of them writes and flushes for those
+ * that wait. The rest is its defaults, but no compression: the payload is random. */
 #include <rocksdb/c.h>
 #include <stdio.h>
 

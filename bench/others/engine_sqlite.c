@@ -1,9 +1,9 @@
 /* engine_sqlite.c: SQLite with WAL and synchronous=FULL.
  *
- * A batch is a transaction of inserts by one prepared statement; the primary key is made of topic and sequence, so
- * that a topic's entries lie in order and no second index is needed. SQLite has one writer at a time: the workers
- * take turns at a lock of this program, which is kinder to it than its own (that polls), each with a connection of
- * its own. The rest is its defaults, checkpoints of the WAL included. */
+ * A batch is a transaction of inserts by one prepared statement; the primary key is made of topic and
+ * sequence, so that a topic's entries lie in order and no second index is needed. SQLite has one writer at a
+ * time: the workers take turns at a lock of this program, which is kinder to it than its own (that polls),
+ * each with a connection of its own. The rest is its defaults, checkpoints of the WAL included. */
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdio.h>

@@ -1,15 +1,16 @@
 /* others.c: walrus-bench-others: the load of walrus-bench through another store, one run of one engine.
  *
  * Happy path
- *   1. Make a folder of its own below --dir, go there, open the store; one thread per worker (engine.h says what a
- *      worker is).
- *   2. Warm up; measure; stop: by time, by bytes or by a count of batches of all together. A batch is one sample, from
- *      before its entries are filled in to after its answer, as for a producer of walrus-bench.
- *   3. Close the store, open it again where that is possible, count what is there: every answered entry must be.
+ *   1. Make a folder of its own below --dir, go there, open the store; one thread per worker (engine.h says
+ *      what a worker is).
+ *   2. Warm up; measure; stop: by time, by bytes or by a count of batches of all together. A batch is one
+ *      sample, from before its entries are filled in to after its answer, as for a producer of walrus-bench.
+ *   3. Close the store, open it again where that is possible, count what is there: every answered entry must
+ *      be.
  *   4. Print one JSON object; remove the folder.
  *
- * Failure modes: an engine that was not built in or has no program here: exit status 77. What fails, and a signal, ends
- * it with 1, its words on stderr, its folder removed and no server left (engine_redis.c). */
+ * Failure modes: an engine that was not built in or has no program here: exit status 77. What fails, and a
+ * signal, ends it with 1, its words on stderr, its folder removed and no server left (engine_redis.c). */
 #include <dirent.h>
 #include <ftw.h>
 #include <getopt.h>
@@ -293,7 +294,8 @@ out:
     return code;
 }
 
-/* ------------------------------------------------------------------------------------------------ command line */
+/* ------------------------------------------------------------------------------------------------ command
+ * line */
 
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *place)
 {
