@@ -9,8 +9,6 @@
  *   R5  no descriptor, mapping, topic or producer is left behind. */
 #include "broker_rig.h"
 
-#include <malloc.h>
-
 #define PATIENCE_NS INT64_C(60000000000)
 
 struct rig rig;
@@ -431,9 +429,6 @@ static void start_server(void)
 /* On a store that has been there before: a first start writes megabytes of zeros. */
 static struct memory_saved *first_store(void)
 {
-    /* The log takes some buffers of megabytes of which it uses little: they stay in the heap. */
-    mallopt(M_MMAP_THRESHOLD, 64 << 20);
-    mallopt(M_TRIM_THRESHOLD, 512 << 20);
     kernel_reset();
     memory_disk_init(&rig.disk);
     start_log();
@@ -500,8 +495,7 @@ void rig_start(struct input *input, unsigned shape, void (*greet)(unsigned shape
         rig.refuse_count = 0;
         start_server();
         greet(shape);
-        if (KERNEL_SAVES)
-            save(saved);
+        save(saved);
     }
     rig.input = input;
     rig.hostile = true;
@@ -523,7 +517,7 @@ void rig_stop(bool log_too)
         check_all_answered(&rig.peers[i]);
     }
     server_destroy(rig.server);
-    if (log_too || !KERNEL_SAVES)
+    if (log_too)
         stop_log();
     while (rig.disk.io.inflight > 0)
         io_wait(&rig.disk.io, -1);

@@ -23,12 +23,24 @@ static uint32_t descriptors, mappings;
 
 /* ------------------------------------------------------------------------------------------------- heap */
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ 1 /* as gcc says it */
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(at, bytes)   ((void)(at), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+#endif
+
 #define HEAP_BYTES  (16u << 20)
 #define LARGE_BYTES (64u << 10) /* from here on a block of its own, whose content is not saved */
 #define LARGE_MOST  32
 
 static uint8_t *heap;
-static size_t heap_used;
+static size_t heap_used, heap_most;
 
 static struct large {
     void *at;
@@ -36,10 +48,29 @@ static struct large {
     bool used;
 } larges[LARGE_MOST];
 
-struct block { /* in front of each one in the heap */
+/* In front of each one in the heap, and nobody's but ours: between two blocks there is always one. */
+struct block {
     size_t bytes;
-    uint64_t unused;
+    uint64_t used;
 };
+
+static struct block *block_at(size_t at)
+{
+    return (struct block *)(void *)(heap + at);
+}
+
+static size_t whole_block(size_t bytes)
+{
+    return sizeof(struct block) + align_up(bytes, 16);
+}
+
+static void guard_large(const struct large *large)
+{
+    if (large->used)
+        ASAN_UNPOISON_MEMORY_REGION(large->at, large->bytes);
+    else
+        ASAN_POISON_MEMORY_REGION(large->at, large->bytes);
+}
 
 static void *large_block(size_t bytes)
 {
@@ -51,6 +82,7 @@ static void *large_block(size_t bytes)
             *large = (struct large){.at = aligned_alloc(65536, align_up(bytes, 65536)), .bytes = bytes};
         check_bug(large->at != NULL);
         large->used = true;
+        guard_large(large);
         return large->at;
     }
     bug(__FILE__, __LINE__, "more large blocks than a target needs");
@@ -60,14 +92,44 @@ void *kernel_malloc(size_t bytes)
 {
     if (bytes >= LARGE_BYTES)
         return large_block(bytes);
-    size_t whole = sizeof(struct block) + align_up(bytes, 16);
+    size_t whole = whole_block(bytes);
     if (heap == NULL)
         heap = aligned_alloc(4096, HEAP_BYTES);
     check_bug(heap != NULL && whole <= HEAP_BYTES - heap_used);
-    struct block *block = (struct block *)(void *)(heap + heap_used);
-    *block = (struct block){.bytes = bytes};
+    struct block *block = block_at(heap_used);
+    ASAN_UNPOISON_MEMORY_REGION(block, whole);
+    *block = (struct block){.bytes = bytes, .used = 1};
     heap_used += whole;
-    return block + 1;
+    heap_most = max_u64(heap_most, heap_used);
+    uint8_t *at = (uint8_t *)(block + 1);
+    ASAN_POISON_MEMORY_REGION(at + bytes, whole - sizeof *block - bytes);
+    ASAN_POISON_MEMORY_REGION(block, sizeof *block);
+    return at;
+}
+
+static struct block *block_of(void *pointer)
+{
+    struct block *block = (struct block *)pointer - 1;
+    ASAN_UNPOISON_MEMORY_REGION(block, sizeof *block);
+    return block;
+}
+
+/* What is whose, after the heap was brought back: all is open when this is called. */
+static void guard_heap(void)
+{
+#ifdef __SANITIZE_ADDRESS__
+    for (size_t at = 0, whole; at < heap_used; at += whole) {
+        struct block *block = block_at(at);
+        size_t bytes = block->used ? block->bytes : 0;
+        whole = whole_block(block->bytes);
+        ASAN_POISON_MEMORY_REGION((uint8_t *)(block + 1) + bytes, whole - sizeof *block - bytes);
+        ASAN_POISON_MEMORY_REGION(block, sizeof *block);
+    }
+    ASAN_POISON_MEMORY_REGION(heap + heap_used, heap_most - heap_used);
+    for (int i = 0; i < LARGE_MOST; i++)
+        if (larges[i].at != NULL)
+            guard_large(&larges[i]);
+#endif
 }
 
 void *kernel_calloc(size_t count, size_t bytes)
@@ -94,7 +156,7 @@ void *kernel_realloc(void *old, size_t bytes)
         if (larges[i].at == old)
             had = larges[i].bytes;
     if (had == 0)
-        had = ((const struct block *)old - 1)->bytes;
+        had = block_of(old)->bytes;
     memcpy(at, old, had < bytes ? had : bytes);
     kernel_free(old);
     return at;
@@ -102,13 +164,21 @@ void *kernel_realloc(void *old, size_t bytes)
 
 void kernel_free(void *pointer)
 {
-    if (pointer == NULL || (uintptr_t)pointer - (uintptr_t)heap < HEAP_BYTES)
-        return; /* used once */
+    if (pointer == NULL)
+        return;
+    if ((uintptr_t)pointer - (uintptr_t)heap < HEAP_BYTES) {
+        struct block *block = block_of(pointer);
+        check_bug(block->used == 1);
+        block->used = 0;
+        ASAN_POISON_MEMORY_REGION(block, whole_block(block->bytes));
+        return;
+    }
     for (int i = 0; i < LARGE_MOST; i++) {
         if (larges[i].at != pointer)
             continue;
         check_bug(larges[i].used);
         larges[i].used = false;
+        guard_large(&larges[i]);
         return;
     }
     free(pointer); /* the target's */
@@ -133,6 +203,8 @@ void kernel_reset(void)
     heap_used = 0;
     for (int i = 0; i < LARGE_MOST; i++)
         larges[i].used = false;
+    if (heap != NULL)
+        guard_heap();
 }
 
 int kernel_open(enum kernel_kind kind)
@@ -316,8 +388,7 @@ void *kernel_mmap(void *hint, size_t length, int protection, int flags, int fd, 
     (void)protection;
     check_bug(length > 0 && offset == 0);
     if ((flags & MAP_ANONYMOUS) != 0) {
-        void *page = KERNEL_SAVES ? kernel_malloc(length) : aligned_alloc(4096, align_up(length, 4096));
-        check_bug(page != NULL);
+        void *page = kernel_malloc(length);
         memset(page, 0, length);
         mappings++;
         return page;
@@ -400,7 +471,7 @@ struct kernel_saved {
 struct kernel_saved *kernel_save(void)
 {
     struct kernel_saved *saved = calloc(1, sizeof *saved);
-    check_bug(KERNEL_SAVES && saved != NULL);
+    check_bug(saved != NULL);
     memcpy(saved->table, table, sizeof table);
     memcpy(saved->slot_taken, slot_taken, sizeof slot_taken);
     memcpy(saved->mapped, mapped, sizeof mapped);
@@ -412,7 +483,9 @@ struct kernel_saved *kernel_save(void)
     saved->heap_used = heap_used;
     saved->heap = malloc(heap_used);
     check_bug(saved->heap != NULL);
+    ASAN_UNPOISON_MEMORY_REGION(heap, heap_most);
     memcpy(saved->heap, heap, heap_used);
+    guard_heap();
     for (int i = 0; i < KERNEL_SLOTS; i++) {
         if (!slot_taken[i])
             continue;
@@ -434,7 +507,9 @@ void kernel_restore(const struct kernel_saved *saved)
     for (int i = 0; i < LARGE_MOST; i++)
         larges[i].used = saved->large_used[i];
     heap_used = saved->heap_used;
+    ASAN_UNPOISON_MEMORY_REGION(heap, heap_most);
     memcpy(heap, saved->heap, heap_used);
+    guard_heap();
     for (int i = 0; i < KERNEL_SLOTS; i++)
         if (slot_taken[i])
             memcpy(kernel_slot_memory(i), saved->slots[i], KERNEL_BYTES);

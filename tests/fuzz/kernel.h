@@ -97,20 +97,9 @@ const void *kernel_behind(const void *pointer);
 uint32_t kernel_descriptors(void);
 uint32_t kernel_mappings(void);
 
-/* The heap of the product. Without a sanitizer it is a place of its own in which nothing is used twice, so
- * that what is there, with all descriptors and files, can be saved and brought back: hundreds of
- * microseconds of preparation are then done once. With one, each allocation is the sanitizer's, and nothing
- * can be saved. */
-#if defined(__SANITIZE_ADDRESS__)
-#define KERNEL_SAVES 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define KERNEL_SAVES 0
-#endif
-#endif
-#ifndef KERNEL_SAVES
-#define KERNEL_SAVES 1
-#endif
+/* The heap of the product: a place of its own in which nothing is used twice, so that what is there, with
+ * all descriptors and files, can be saved and brought back: hundreds of microseconds of preparation are
+ * then done once. The address sanitizer is told what of it is whose. */
 struct kernel_saved;
 struct kernel_saved *kernel_save(void);
 void kernel_restore(const struct kernel_saved *saved);
@@ -185,13 +174,11 @@ ssize_t kernel_write(int fd, const void *from, size_t length);
                                : sizeof *(pointer) == 4                                                      \
                                    ? kernel_load4((const uint32_t *)(const void *)(pointer))                 \
                                    : kernel_load8((const uint64_t *)(const void *)(pointer))))
-#if KERNEL_SAVES
 #define malloc(...)        kernel_malloc(__VA_ARGS__)
 #define calloc(...)        kernel_calloc(__VA_ARGS__)
 #define realloc(...)       kernel_realloc(__VA_ARGS__)
 #define aligned_alloc(...) kernel_aligned_alloc(__VA_ARGS__)
 #define free(...)          kernel_free(__VA_ARGS__)
-#endif
 #undef memcpy
 #define memcpy(...)          kernel_memcpy(__VA_ARGS__)
 #define accept4(...)         kernel_accept4(__VA_ARGS__)

@@ -290,7 +290,7 @@ static void mend_group(const struct base *base, uint32_t place, uint8_t *bytes, 
          i < base->place_count && base->places[i].kind != PLACE_GROUP && base->places[i].file == group->file;
          i++)
         if (base->places[i].kind == PLACE_FRAME)
-            sum = crc32c(sum, bytes + base->places[i].offset, sizeof(struct frame_header));
+            sum = crc32c(sum, bytes + base->places[i].offset, offsetof(struct frame_header, crc));
     put32(at + offsetof(struct group_header, frames_crc), sum);
     put32(at + offsetof(struct group_header, crc), crc32c(seed.crc, at, offsetof(struct group_header, crc)));
 }
