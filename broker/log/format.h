@@ -10,7 +10,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "the disk format is little-endian and so must the host be");
 
-#define FORMAT_VERSION  2u
+#define FORMAT_VERSION  3u
 #define BLOCK_MIN       4096u
 #define BLOCK_MAX       65536u
 #define GROUP_MAX       (4u << 20)  /* bytes of a group, padding included */
@@ -92,7 +92,7 @@ struct group_header {
     struct digest previous_digest; /*  72-87   of the header of group number - 1 */
     uint64_t time_ns;              /*  88-95   wall clock when sealed */
     uint32_t frames;               /*  96-99 */
-    uint32_t frames_crc;           /* 100-103  over all frame headers (fixed part), in order */
+    uint32_t frames_crc;           /* 100-103  of bytes 0-123 of all frame headers, in order, seeded */
     uint8_t reserved[84];          /* 104-187  zero */
     uint32_t crc;                  /* 188-191  of bytes 0-187, seeded */
 };

@@ -28,6 +28,12 @@ void frame_fill(struct frame_header *frame, struct sum_seed seed)
     frame->crc = crc32c(seed.crc, frame, offsetof(struct frame_header, crc));
 }
 
+/* Without the header's own sum: a CRC over bytes that end with their CRC is the same number whatever they are. */
+static uint32_t headers_sum(uint32_t sum, const struct frame_header *frame)
+{
+    return crc32c(sum, frame, offsetof(struct frame_header, crc));
+}
+
 void group_fill(uint8_t *group, const struct segment_identity *identity, const struct group_facts *facts)
 {
     uint32_t length = (uint32_t)align_up(facts->used, identity->block);
@@ -52,7 +58,7 @@ void group_fill(uint8_t *group, const struct segment_identity *identity, const s
     uint32_t at = sizeof header;
     for (uint32_t i = 0; i < facts->frames; i++) {
         const struct frame_header *frame = (const struct frame_header *)(const void *)(group + at);
-        sum = crc32c(sum, frame, sizeof *frame);
+        sum = headers_sum(sum, frame);
         at += frame->header_bytes + frame->payload_bytes;
     }
     check_bug(at == facts->used);
@@ -136,7 +142,7 @@ enum group_verdict group_check_body(const uint8_t *group, const struct group_hea
         const struct frame_header *frame = (const struct frame_header *)(const void *)(group + at);
         if (!frame_check(frame, header->used - at, identity->seed, true) || frame->offset != at)
             return GROUP_INVALID;
-        sum = crc32c(sum, frame, sizeof *frame);
+        sum = headers_sum(sum, frame);
         at += frame->header_bytes + frame->payload_bytes;
     }
     if (at != header->used || sum != header->frames_crc || !all_zero(group + at, header->length - at))

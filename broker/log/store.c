@@ -229,8 +229,14 @@ int store_identity_read(struct io *io, uint8_t store_id[16], struct error *err)
         return error_set(err, -EPROTONOSUPPORT,
                          "store %s: it has format version %u, this program knows %u; use a newer walrusd",
                          io->folder, header.version, FORMAT_VERSION);
-    if (header.magic != STORE_MAGIC || header.version != FORMAT_VERSION ||
-        header.crc != crc32c(0, &header, offsetof(struct store_header, crc)))
+    bool sound =
+        header.magic == STORE_MAGIC && header.crc == crc32c(0, &header, offsetof(struct store_header, crc));
+    if (sound && header.version < FORMAT_VERSION)
+        return error_set(err, -EPROTONOSUPPORT,
+                         "store %s: it has format version %u, this program knows %u; use the walrusd that "
+                         "wrote it",
+                         io->folder, header.version, FORMAT_VERSION);
+    if (!sound)
         return error_set(err, -EBADMSG,
                          "store %s: " STORE_FILE " is damaged; restore it from a backup (it never changes)",
                          io->folder);

@@ -1,6 +1,6 @@
-/* Does what is called a flush reach the kernel as one? A flush that is left out cannot be told from one by what
- * the files hold, short of a power cut. So the calls themselves are watched: this program is linked with --wrap
- * for each of them, and the entries of the ring are looked at as they are handed over. */
+/* Does what is called a flush reach the kernel as one? A flush that is left out cannot be told from one by
+ * what the files hold, short of a power cut. So the calls themselves are watched: this program is linked with
+ * --wrap for each of them, and the entries of the ring are looked at as they are handed over. */
 #include "support.h"
 
 #include <liburing.h>
@@ -25,7 +25,7 @@ static struct {
     uint64_t ring_flush;                                /* its user data */
 } calls;
 
-/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names; pwritev2 has this one where off_t has 64 bits */
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names; pwritev64v2 is pwritev2 with 64 bits */
 int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd);
 int __real_fsync(int fd);

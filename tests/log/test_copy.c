@@ -1,6 +1,6 @@
-/* The client's memory is read once: what was checked and summed is the copy. A client that changes its memory at
- * the worst moment is here a step that is taken right behind each copy (this program is linked with --wrap for
- * memcpy), so that a second look would see something else, each time. */
+/* The client's memory is read once: what was checked and summed is the copy. A client that changes its memory
+ * at the worst moment is here a step that is taken right behind each copy (this program is linked with --wrap
+ * for memcpy), so that a second look would see something else, each time. */
 #include "life.h"
 
 static struct life life;

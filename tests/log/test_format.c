@@ -103,7 +103,7 @@ static void sum_frames_again(struct made *m)
         struct frame_header *frame = (struct frame_header *)(void *)(m->bytes + at);
         uint32_t length = frame->header_bytes + frame->payload_bytes;
         frame->crc = crc32c(m->identity.seed.crc, frame, offsetof(struct frame_header, crc));
-        sum = crc32c(sum, frame, sizeof *frame);
+        sum = crc32c(sum, frame, offsetof(struct frame_header, crc));
         if (length % PAYLOAD_ALIGN != 0 || at + length > sizeof m->bytes - sizeof *frame)
             break;
         at += length;
@@ -283,6 +283,27 @@ Test(format, g16_lengths_of_a_group_are_held_to_their_limits_under_right_sums)
     m.file_end = m.offset - 1;
     cr_assert_neq(judge(&m), GROUP_VALID);
     m.file_end = 0;
+    cr_assert_neq(judge(&m), GROUP_VALID);
+}
+
+/* Its frames would be looked for where there is nothing of it. */
+Test(format, g16_a_group_that_uses_more_than_its_length_is_rejected_before_its_frames_are_looked_at)
+{
+    static struct made m;
+    struct group_header copy;
+    make(&m);
+    header_of(&m)->used = header_of(&m)->length + PAYLOAD_ALIGN;
+    sum_again(&m);
+    cr_assert_neq(group_check_header(m.bytes, &m.identity, m.offset, m.file_end, &copy), GROUP_VALID);
+}
+
+Test(format, g18_a_valid_frame_that_is_not_the_one_of_its_group_is_rejected)
+{
+    static struct made m;
+    make(&m);
+    first_frame(&m)->first_sequence++;
+    frame_fill(first_frame(&m), m.identity.seed);
+    cr_assert(frame_check(first_frame(&m), BLOCK, m.identity.seed, true));
     cr_assert_neq(judge(&m), GROUP_VALID);
 }
 

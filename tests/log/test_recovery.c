@@ -90,17 +90,27 @@ Test(recovery, case_e_segments_without_an_identity_are_refused)
     life_refused(&life, -ENOTEMPTY, "walrus.store");
 }
 
-Test(recovery, case_v_a_newer_format_is_refused_and_left_alone)
+static void other_format(uint32_t version, const char *words)
 {
     stopped();
     struct store_header header;
     file_peek(&life, "walrus.store", 0, &header, sizeof header);
-    header.version = FORMAT_VERSION + 1;
+    header.version = version;
     header.crc = crc32c(0, &header, offsetof(struct store_header, crc));
     file_poke(&life, "walrus.store", 0, &header, sizeof header);
     uint64_t before = folder_digest(&life);
-    life_refused(&life, -EPROTONOSUPPORT, "newer");
+    life_refused(&life, -EPROTONOSUPPORT, words);
     cr_assert_eq(folder_digest(&life), before);
+}
+
+Test(recovery, case_v_a_newer_format_is_refused_and_left_alone)
+{
+    other_format(FORMAT_VERSION + 1, "newer");
+}
+
+Test(recovery, case_v_an_older_format_is_refused_and_left_alone)
+{
+    other_format(FORMAT_VERSION - 1, "that wrote it");
 }
 
 Test(recovery, g13_a_damaged_identity_is_refused)

@@ -50,6 +50,13 @@ def run(command, **options):
                           stdin=subprocess.DEVNULL, check=False, **options)
 
 
+def files_of_git(*which):
+    listing = run(['git', '-C', str(catalogue.TOP), 'ls-files', '-z', *which])
+    if listing.returncode != 0:
+        raise Stop(f'{listing.stdout}\nmutate: git ls-files failed')
+    return {name for name in listing.stdout.split('\0') if name}
+
+
 class Copy:
     """A copy of the tree with a build folder for each sanitizer that is asked for."""
 
@@ -71,10 +78,10 @@ class Copy:
 
     def bring_up_to_date(self):
         """Only what changed is written, so that little is built again."""
-        listing = run(['git', '-C', str(catalogue.TOP), 'ls-files', '-z', '--cached', '--others', '--exclude-standard'])
-        if listing.returncode != 0:
-            raise Stop(f'mutate: git ls-files failed: {listing.stdout}')
-        names = {name for name in listing.stdout.split('\0') if (catalogue.TOP / name).is_file()}
+        tracked = files_of_git('--cached')
+        folders = {name.split('/')[0] for name in tracked}
+        new = files_of_git('--others', '--exclude-standard', '--', *folders)
+        names = {name for name in tracked | new if (catalogue.TOP / name).is_file()}
         for name in names:
             source, target = catalogue.TOP / name, self.tree / name
             if target.exists() and target.read_bytes() == source.read_bytes():

@@ -5,7 +5,7 @@ usage: tables.py BUILD_FOLDER     checks them against what is built: each test t
                                   guarantee has one, each mutation has its row; exit code 1 if not
 
 `./dev mutate --write` writes them. Test programs say themselves which tests they hold (--list); a test belongs to a
-guarantee by its name, which begins with g1_ to g27_.
+guarantee by its name, which begins with g1_ to g27_, or with several of them.
 """
 import json
 import pathlib
@@ -69,9 +69,9 @@ def tests_of(build):
 def guarantee_rows(found):
     rows = []
     for guarantee, promise in PROMISES.items():
-        begin = guarantee.lower() + '_'
+        begin = re.compile(rf'(g\d+_)*{guarantee.lower()}_')
         for program, names in found.items():
-            held = sorted({name for name in names or [] if name.startswith(begin)})
+            held = sorted({name for name in names or [] if begin.match(name)})
             if held:
                 rows.append(f'| {guarantee} | {promise} | {program} | {" ".join(f"`{name}`" for name in held)} |')
                 promise = ''

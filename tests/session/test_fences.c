@@ -1,7 +1,7 @@
 /* The broker's fences: before it parks a session, before it parks all of them, before it looks at who wants a
  * signal. The broker here is built on store_buffer.h, the client is not: so whatever the broker has stored
- * without a fence the client has not seen yet when it matters. Remove a fence, or the second look behind it, and
- * the test of its name fails, each time. (test_wakeup.c waits for the processor to do the same.) */
+ * without a fence the client has not seen yet when it matters. Remove a fence, or the second look behind it,
+ * and the test of its name fails, each time. (test_wakeup.c waits for the processor to do the same.) */
 #include "../client/store_buffer.h"
 #include "harness.h"
 
