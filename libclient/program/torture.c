@@ -1,7 +1,7 @@
 /* torture.c: `walrus torture`: another program does it, which holds a simulator and more; this one finds it.
  *
- * Installed, walrus-torture lies in the folder for programs that only programs run, and walrusd beside this one (or
- * among those for administrators). In a build folder each lies where its part is built. */
+ * Installed, walrus-torture lies in the folder for programs that only programs run, and walrusd beside this
+ * one (or among those for administrators). In a build folder each lies where its part is built. */
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -26,7 +26,8 @@ static bool own_folder(char folder[PATH_MAX])
     return true;
 }
 
-/* The first of these that can be run: below this program's folder, or (with a slash in front) as it stands. */
+/* The first of these that can be run: below this program's folder, or (with a slash in front) as it stands.
+ * */
 static bool find(const char *folder, const char *const *places, char path[PATH_MAX])
 {
     for (; *places != NULL; places++) {

@@ -66,11 +66,17 @@ programs() {
     done
 }
 
+# A helper of `walrus torture`: in no search path, but below the prefix.
+torture() {
+    find "$prefix" -name walrus-torture
+}
+
 every_file_is_there() {
     local name
     for name in walrusd walrus walrus-bench; do
         programs | grep -q "/$name\$" || fail "program $name is not installed"
     done
+    [[ -x $(torture) ]] || fail "program walrus-torture is not installed"
     [[ -f $prefix/include/walrus.h ]] || fail "walrus.h is not installed"
     [[ -f $libdir/libwalrus-client.a ]] || fail "no static library"
     [[ -e $shared_library ]] || fail "no shared library"
@@ -92,6 +98,12 @@ programs_run() {
         LD_LIBRARY_PATH=$libdir "$path" --version </dev/null >"$root/said" 2>&1 || fail "$path --version ended with $?"
         grep -qF "$wanted" "$root/said" || fail "$path --version says '$(cat "$root/said")', not $wanted"
     done < <(programs)
+    # `walrus torture` finds its helper, and walrusd, wherever the tree lies.
+    LD_LIBRARY_PATH=$libdir "$prefix/bin/walrus" torture "$root/tried" --seconds 1 --json --segment 5M >"$root/said" 2>&1 ||
+        fail "walrus torture ended with $?: $(cat "$root/said")"
+    if ! grep -q '"good":true' "$root/said" || ! grep -qE '"kills":[1-9]' "$root/said"; then
+        fail "walrus torture says $(cat "$root/said")"
+    fi
 }
 
 c99_program_shared() {
@@ -182,7 +194,7 @@ programs_and_library_are_hardened() {
         hardened "$path"
         LC_ALL=C readelf -hW "$path" | grep -q 'Type: *DYN' || fail "$path: not position independent"
         grep -q 'Flags:.* PIE' "$root/dynamic" || fail "$path: not marked PIE"
-    done < <(programs)
+    done < <(programs && torture)
     [[ -n $(programs) ]] || fail "no program is installed"
 }
 

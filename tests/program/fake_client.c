@@ -62,6 +62,12 @@ int command_check(int argc, char **argv)
     return EXIT_USAGE;
 }
 
+int command_torture(int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    return EXIT_USAGE;
+}
+
 static int number_of(const char *name)
 {
     const char *text = getenv(name);

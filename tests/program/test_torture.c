@@ -116,6 +116,9 @@ Test(torture, wrong_usage_is_told)
     torture(&child, folder, "--durability", "sometimes");
     expect_end(&place, &child, 2, "is not sync, interval:MS");
     child_free(&child);
+    torture(&child, folder, "--commit-align", "512", "--io", "mmap");
+    expect_end(&place, &child, 1, "--commit-align 512: it must be");
+    child_free(&child);
     torture(&child, folder, "--phase", "magic");
     expect_end(&place, &child, 2, "recorder, simulator or kills");
     child_free(&child);

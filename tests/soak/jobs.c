@@ -1,7 +1,7 @@
 /* jobs.c: the jobs, and how a lane divides its time between them.
  *
- *   1. First pass: each job in turn does what is required of it, within its share of the time. What one leaves over
- *      is shared by those behind it.
+ *   1. First pass: each job in turn does what is required of it, within its share of the time. What one
+ *      leaves over is shared by those behind it.
  *   2. Those that did not get there try again, with what is left.
  *   3. When all is done that is required, the rest of the time is divided evenly.
  *
@@ -24,7 +24,7 @@ static const struct job fixed[] = {
     {"hostile", LANE_BROKERS, job_hostile, 120, 5, 120, false,
      "seconds of a hostile client beside an honest one", NULL, false, NULL},
     {"kill", LANE_BROKERS, job_kernel, 1000, 0, 420, false,
-     "kills of the broker, all read back each time", "kill kills 20", false, NULL},
+     "kills of the broker, all read back each time", "kill kills 10", false, NULL},
     {"ext4", LANE_BROKERS, job_kernel, 200, 0, 120, false,
      "images of an ext4 after a power cut, mounted, recovered, judged", "ext4 images 20", false, NULL},
     {"xfs", LANE_BROKERS, job_kernel, 200, 0, 120, false, "the same with xfs", "xfs images 20", false, NULL},

@@ -1,7 +1,7 @@
 /* main.c: walrus-soak: runs the jobs in two lanes, says how far they are, adds up.
  *
- * Exit code: 0 nothing was found (what could not be done, for want of time or of a program, is said in the last
- * line), 1 a violation or a failure, 2 usage, 77 nothing could run here. */
+ * Exit code: 0 nothing was found (what could not be done, for want of time or of a program, is said in the
+ * last line), 1 a violation or a failure, 2 usage, 77 nothing could run here. */
 #include <argp.h>
 #include <signal.h>
 #include <sys/prctl.h>

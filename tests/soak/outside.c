@@ -1,8 +1,9 @@
 /* outside.c: jobs that are programs of their own.
  *
- * The program's output, both kinds, goes through a pipe into the place's log, line by line; the last line is how far
- * it is, and a number behind a word that the job knows is what it has done. Where a program does a number of
- * things, however long that takes, it is called for a few at a time, so that the job can end in time. */
+ * The program's output, both kinds, goes through a pipe into the place's log, line by line; the last line
+ * is how far it is, and a number behind a word that the job knows is what it has done. Where a program does
+ * a number of things, however long that takes, it is called for a few at a time, so that the job can end in
+ * time. */
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>

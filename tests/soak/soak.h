@@ -1,13 +1,13 @@
 /* soak.h: long jobs: what they share.
  *
- * A job is a function with a place of its own (a folder with store, socket and the broker's messages). It works
- * until it has done its required count or its time is over, says now and then how far it is, and returns 0,
- * SOAK_SKIPPED with the reason, or a negative errno with words for a violation.
+ * A job is a function with a place of its own (a folder with store, socket and the broker's messages). It
+ * works until it has done its required count or its time is over, says now and then how far it is, and
+ * returns 0, SOAK_SKIPPED with the reason, or a negative errno with words for a violation.
  *
- * Jobs run in two lanes at the same time, each a process of its own: those with real brokers, which wait for the disk
- * most of the time, and those that only compute. Clients are processes, too: forked from the lane, which holds no
- * connection while it forks. What they find out lies in memory that all of them share (shared_new); a violation
- * that a client finds goes into a struct verdict there. */
+ * Jobs run in two lanes at the same time, each a process of its own: those with real brokers, which wait
+ * for the disk most of the time, and those that only compute. Clients are processes, too: forked from the
+ * lane, which holds no connection while it forks. What they find out lies in memory that all of them share
+ * (shared_new); a violation that a client finds goes into a struct verdict there. */
 #ifndef WALRUS_SOAK_H
 #define WALRUS_SOAK_H
 

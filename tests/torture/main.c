@@ -1,14 +1,15 @@
 /* main.c: walrus-torture: what `walrus torture` runs.
  *
  *   1. The folder is taken: empty or new, never a store. What it lies on is looked at and said.
- *   2. The worker is forked (recorder and simulator); this process kills brokers, tells how far all of it is, and
- *      ends the worker when it hangs.
- *   3. The verdict, one line. Everything that was made in the folder is removed, but a crash image that broke a
- *      promise.
+ *   2. The worker is forked (recorder and simulator); this process kills brokers, tells how far all of it
+ *      is, and ends the worker when it hangs.
+ *   3. The verdict, one line. Everything that was made in the folder is removed, but a crash image that
+ *      broke a promise.
  *
  * Exit code: 0 nothing was broken, 1 something was, or it could not be tried, 2 usage. */
 #include <argp.h>
 #include <jansson.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -288,7 +289,7 @@ static int torture_run(void)
         return err.code == -ENOTEMPTY ? 2 : 1;
     }
     int code = 1;
-    if (torture_look(&lane.torture, &facts, &err) != 0) {
+    if (torture_look(&lane.torture, &facts, &err) != 0 || record_try(&lane.torture, &err) != 0) {
         fprintf(stderr, "walrus torture: %s\n", err.text);
         goto leave;
     }
@@ -306,7 +307,7 @@ static int torture_run(void)
     kill_brokers(&kills);
     while (lane.worker > 0) {
         tell(&lane.torture);
-        usleep(10000);
+        (void)poll(NULL, 0, 10);
     }
     code = verdict(&facts, &kills);
 

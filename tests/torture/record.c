@@ -3,15 +3,16 @@
  * One store
  *   1. A folder, several lives. Each life starts the log with the user's options through the recorder, reads
  *      everything and compares it with the ledger, does random work, stops or is cut off.
- *   2. At random completions, those of the start and the stop too, the image and the ledger of that moment are
- *      kept. Between two steps of the work they are judged: for each, images of a power cut and of a kill are
- *      drawn (everything lost, everything there, any subset, torn at 512 bytes, names lost), recovered in memory
- *      by the real code and compared with the ledger; now and then what that start left is cut again.
+ *   2. At random completions, those of the start and the stop too, the image and the ledger of that moment
+ *      are kept. Between two steps of the work they are judged: for each, images of a power cut and of a
+ *      kill are drawn (everything lost, everything there, any subset, torn at 512 bytes, names lost),
+ *      recovered in memory by the real code and compared with the ledger; now and then what that start left
+ *      is cut again.
  *   3. A life that is cut off leaves its crash image as files in a new folder. The next life is the real back
  *      end's recovery of that.
  *
- * A failure is the ledger's, or a difference between what was written and what the file system shows. The crash
- * image is kept as files, so that it can be looked at.
+ * A failure is the ledger's, or a difference between what was written and what the file system shows. The
+ * crash image is kept as files, so that it can be looked at.
  *
  * Invariant: nothing is judged inside a completion; the log is never entered again from there. */
 #include <fcntl.h>
@@ -124,9 +125,8 @@ static void crash(struct image **image, enum end *end, enum crash kind, struct c
 }
 
 /* The user's options; in memory nothing is prepared that will not be used. */
-static struct log_options options_of(const struct recording *recording, bool in_memory)
+static struct log_options options_of(const struct torture *torture, bool in_memory)
 {
-    const struct torture *torture = recording->torture;
     return (struct log_options){.segment_bytes = torture->segment_bytes,
                                 .memory_bytes = torture->memory_bytes,
                                 .commit_align = torture->commit_align,
@@ -141,7 +141,7 @@ static void judge(struct recording *recording, struct image **image, struct ledg
 {
     struct run_state run;
     run_begin(&run, *image, ledger, recording->torture->seed * 1000003 + recording->judged++);
-    run.options = options_of(recording, true);
+    run.options = options_of(recording->torture, true);
     run.end_before = *end;
     recording->counts->recoveries++;
     if (run_start(&run)) {
@@ -269,12 +269,11 @@ static void add_counts(struct recording *recording, const struct run_state *run)
         memcpy(sum->last_error, counts->last_error, sizeof sum->last_error);
 }
 
-static int open_real(struct recording *recording, struct io **real, struct error *err)
+static int open_real(const struct torture *torture, const char *path, struct io **real, struct error *err)
 {
-    char path[4200], unused[128];
-    folder_path(recording, path);
+    char unused[128];
     struct io_real_options options = {
-        .folder = path, .backend = recording->torture->backend, .watch_fd = -1, .allow_direct = true};
+        .folder = path, .backend = torture->backend, .watch_fd = -1, .allow_direct = true};
     return io_real_create(&options, real, unused, err);
 }
 
@@ -284,7 +283,9 @@ static int live(struct recording *recording, struct error *err)
     static const struct fault lie = {.kinds = 1u << IO_FLUSH, .count = FAULT_FOR_EVER, .lies = true};
     struct run_state run;
     struct io *real;
-    int rc = open_real(recording, &real, err);
+    char path[4200];
+    folder_path(recording, path);
+    int rc = open_real(recording->torture, path, &real, err);
     if (rc != 0)
         return rc;
     run_begin(&run, recording->image, &recording->ledger, seed_next(&recording->seed));
@@ -295,7 +296,7 @@ static int live(struct recording *recording, struct error *err)
     if (recording->torture->lies)
         disk_set_fault(run.disk, &lie);
     run.io = recorder_io(recording->recorder);
-    run.options = options_of(recording, false);
+    run.options = options_of(recording->torture, false);
     run.end_before = recording->end;
     recording->chance = 10 + (uint32_t)seed_below(&recording->seed, 300);
     const struct recorder_counts *counts = recorder_counts(recording->recorder);
@@ -371,5 +372,32 @@ int record_store(const struct torture *torture, uint64_t seed, struct error *err
     folder_remove(path);
     image_free(recording.image);
     ledger_free(&recording.ledger);
+    return rc;
+}
+
+static void say_nothing(void *context, enum say priority, const char *line)
+{
+    (void)context, (void)priority, (void)line;
+}
+
+int record_try(const struct torture *torture, struct error *err)
+{
+    char path[4200];
+    struct io *real;
+    struct log *log;
+    snprintf(path, sizeof path, "%s/walrus-recorder.start", torture->folder);
+    if (mkdir(path, 0700) != 0)
+        return error_set(err, -errno, "cannot make %s: %s", path, strerror(errno));
+    int rc = open_real(torture, path, &real, err);
+    if (rc == 0) {
+        struct log_options options = options_of(torture, false);
+        options.io = real;
+        options.say = say_nothing;
+        rc = log_start(&options, &log, err);
+        if (rc == 0)
+            rc = log_stop(log, err);
+        real->functions->destroy(real);
+    }
+    folder_remove(path);
     return rc;
 }

@@ -1,11 +1,12 @@
 /* recorder.c: see recorder.h.
  *
  * Happy path
- *   1. submit: the op gets a twin: one copy for the real back end, one for the disk in memory. Both are submitted,
- *      so that the disk knows what is in flight, and judges alignment and G17 as in the simulator.
+ *   1. submit: the op gets a twin: one copy for the real back end, one for the disk in memory. Both are
+ *      submitted, so that the disk knows what is in flight, and judges alignment and G17 as in the
+ *      simulator.
  *   2. When the real copy completes, `before` is called: a crash now would leave the op undecided.
- *   3. The disk is told the real result and does the same. Reads are compared: what the file system returns must
- *      be what was written.
+ *   3. The disk is told the real result and does the same. Reads are compared: what the file system returns
+ *      must be what was written.
  *   4. The op completes.
  *
  * A flush that succeeds makes durable, on the disk in memory, what had completed before it: that is what the

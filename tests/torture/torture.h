@@ -1,8 +1,8 @@
 /* torture.h: what the parts of walrus-torture share.
  *
- * Two lanes work at the same time on sub-folders of the user's folder: a process of its own for the recorder and
- * the simulator (where the log may hit an assert), and this process, which kills brokers and tells how far all of it
- * is. What they have done and found lies in memory that both see. */
+ * Two lanes work at the same time on sub-folders of the user's folder: a process of its own for the
+ * recorder and the simulator (where the log may hit an assert), and this process, which kills brokers and
+ * tells how far all of it is. What they have done and found lies in memory that both see. */
 #ifndef WALRUS_TORTURE_H
 #define WALRUS_TORTURE_H
 
@@ -70,6 +70,8 @@ int torture_work(const struct torture *torture);
 
 /* ------------------------------------------------------------------------------------- record.c */
 
+/* Starts and stops once with the user's options: what walrusd would refuse is told before anything is tried. */
+int record_try(const struct torture *torture, struct error *err) must_check;
 /* One store: several lives of the real log on the real back end, and the crash images of each. */
 int record_store(const struct torture *torture, uint64_t seed, struct error *err) must_check;
 

@@ -1,5 +1,5 @@
-/* worker.c: the lane of the recorder and the simulator, in a process of its own: an assert of the log ends that
- * process only, and is told as what it is. */
+/* worker.c: the lane of the recorder and the simulator, in a process of its own: an assert of the log ends
+ * that process only, and is told as what it is. */
 #include <malloc.h>
 #include <time.h>
 
