@@ -390,52 +390,6 @@ Test(reading, g16_a_sidecar_with_made_up_numbers_and_right_sums_is_ignored)
     }
 }
 
-static void row_poke(const struct life *to, const char *name, const struct index_row *row)
-{
-    struct index_header header;
-    uint64_t size = file_size_of(to, name);
-    uint8_t *bytes = malloc(size);
-    cr_assert_not_null(bytes);
-    file_peek(to, name, 0, bytes, size);
-    memcpy(&header, bytes, sizeof header);
-    memcpy(bytes + sizeof header + header.topics * sizeof(struct index_topic), row, sizeof *row);
-    header.body_crc = crc32c(0, bytes + sizeof header, size - sizeof header);
-    header.crc = crc32c(0, &header, offsetof(struct index_header, crc));
-    memcpy(bytes, &header, sizeof header);
-    file_poke(to, name, 0, bytes, size);
-    free(bytes);
-}
-
-Test(reading, g16_a_sidecar_whose_rows_lie_outside_its_segment_is_ignored_whatever_its_sums)
-{
-    many_segments();
-    life_crash(&life);
-    disk_scan(&life, &disk);
-    char name[40];
-    snprintf(name, sizeof name, "%.8s.index", disk.segments[0].name);
-    struct index_header header;
-    struct index_row row;
-    file_peek(&life, name, 0, &header, sizeof header);
-    file_peek(&life, name, sizeof header + header.topics * sizeof(struct index_topic), &row, sizeof row);
-    uint32_t end = (uint32_t)disk.segments[0].end;
-    struct index_row wrong[] = {row, row, row, row};
-    wrong[0].offset = end + BLOCK_MIN;
-    wrong[1].bytes = end - row.offset + PAYLOAD_ALIGN;
-    wrong[2].bytes = GROUP_MAX + PAYLOAD_ALIGN;
-    wrong[3].bytes = sizeof(struct frame_header) - PAYLOAD_ALIGN;
-    for (size_t i = 0; i < array_count(wrong); i++) {
-        struct life copy;
-        char words[80];
-        life_copy(&copy, &life);
-        row_poke(&copy, name, &wrong[i]);
-        life_start(&copy);
-        cr_assert_eq(life_read_all(&copy, "old", 1, 0), 3u, "row %zu", i);
-        snprintf(words, sizeof words, "index of segment %llu rebuilt", (unsigned long long)header.segment);
-        cr_assert(life_said(&copy, words), "row %zu was believed", i);
-        life_remove(&copy);
-    }
-}
-
 Test(reading, errors_while_a_sidecar_is_written_or_read_are_harmless)
 {
     many_segments();
