@@ -14,6 +14,7 @@
 #include "raw_group.h"
 #include "report.h"
 #include "row.h"
+#include "usage.h"
 
 /* ------------------------------------------------------------------------------------------------ histogram
  */
@@ -69,6 +70,23 @@ Test(histogram, merging_is_the_same_as_adding_everything_to_one)
     }
     histogram_merge(&h[0], &h[1]);
     cr_assert(memcmp(&h[0], &h[2], sizeof h[0]) == 0);
+    free(h);
+}
+
+Test(histogram, its_curve_rises_from_the_smallest_to_the_largest)
+{
+    struct histogram *h = malloc(sizeof *h);
+    histogram_clear(h);
+    for (int i = 1; i <= 10000; i++)
+        histogram_add(h, INT64_C(1000) * i, 1);
+    struct curve curve = histogram_curve(h);
+    cr_assert_eq(curve_shares[0], 0);
+    cr_assert_eq(curve_shares[CURVE_POINTS - 1], 1);
+    for (uint32_t i = 1; i < CURVE_POINTS; i++) {
+        cr_assert(curve_shares[i] > curve_shares[i - 1]);
+        cr_assert(curve.us[i] >= curve.us[i - 1]);
+        cr_assert_float_eq(curve.us[i], curve_shares[i] * 10000, 100);
+    }
     free(h);
 }
 
@@ -290,6 +308,48 @@ Test(options, what_is_said_by_hand_wins_over_a_scenario)
     struct load preset = {.producers = 8, .topics = 8, .batch = 100, .size = 700, .depth = 2, .seconds = 2};
     struct load load = options_over(&options, &preset);
     cr_assert(load.batch == 7 && load.count == 5 && load.producers == 8 && load.size == 700);
+}
+
+Test(others, are_named_or_refused)
+{
+    uint32_t which = 0;
+    cr_assert(others_parse("all", &which) == 0 && which == 7);
+    cr_assert(others_parse("redis,rocksdb", &which) == 0 && which == 5);
+    cr_assert_eq(others_parse("redis,oracle", &which), -EINVAL);
+    cr_assert_eq(others_parse("red", &which), -EINVAL);
+}
+
+Test(usage, of_this_process_grows_with_what_it_does)
+{
+    struct usage before = usage_of(getpid());
+    volatile uint64_t sum = 0;
+    int64_t until = now_ns() + 20000000;
+    while (now_ns() < until)
+        sum = sum + 1;
+    pause_ns(1000000);
+    struct usage after = usage_of(getpid());
+    struct usage used = usage_between(&before, &after);
+    cr_assert_gt(used.cpu_ns, 0);
+    cr_assert_gt(used.switches, 0);
+    used = usage_between(&after, &before);
+    cr_assert(used.cpu_ns == 0 && used.switches == 0, "a count that went back is nothing");
+}
+
+Test(usage, counts_system_calls_exactly_where_the_kernel_lets_us)
+{
+    uint64_t event;
+    struct syscall_counter counter;
+    if (syscall_event(&event) < 0 || syscall_counter_begin(&counter, event, 0) < 0)
+        cr_skip_test("this user may not count system calls here");
+    uint64_t few = 0, many = 0;
+    for (int i = 0; i < 10; i++)
+        (void)getppid();
+    few = syscall_counter_end(&counter);
+    cr_assert_eq(syscall_counter_begin(&counter, event, 0), 0);
+    for (int i = 0; i < 1010; i++)
+        (void)getppid();
+    many = syscall_counter_end(&counter);
+    cr_assert_eq(many - few, 1000);
 }
 
 Test(machine, does_not_call_memory_a_disk)
