@@ -107,7 +107,7 @@ static void seal_producer(struct group *g, struct producer *producer, uint64_t w
 /* Gives sequences and adds catalogue entries: once per group. */
 static void group_seal(struct log *log, struct group *g)
 {
-    uint64_t wall = (uint64_t)log->io->functions->wall(log->io);
+    uint64_t wall = 0; /* looked at if a catalogue entry needs it */
     for (uint32_t i = 0; i < g->count; i++) {
         struct frame_note *note = &g->notes[i];
         struct frame_header *frame = note_frame(g, i);
@@ -123,6 +123,9 @@ static void group_seal(struct log *log, struct group *g)
             frame->first_sequence = t->next_assign;
             t->next_assign += frame->batch_entries;
         }
+        bool new_producer = note->pair != NULL && !note->pair->producer->committed;
+        if (wall == 0 && (!t->committed || new_producer))
+            wall = log_wall(log, io_now(log->io));
         if (!t->committed && !t->sealed) {
             t->sealed = true;
             struct frame_header *entry = (struct frame_header *)(void *)(g->data + g->used);
@@ -139,7 +142,7 @@ static void group_seal(struct log *log, struct group *g)
 }
 
 /* Binds the group to its place in the current segment; again after a roll. */
-static void group_bind(struct log *log, struct group *g)
+static void group_bind(struct log *log, struct group *g, int64_t now)
 {
     const struct segment *s = log_current(log);
     uint32_t frames = 0;
@@ -155,7 +158,7 @@ static void group_bind(struct log *log, struct group *g)
         .number = g->number,
         .offset = g->offset,
         .durable_upto = log->durable_upto,
-        .time_ns = (uint64_t)log->io->functions->wall(log->io),
+        .time_ns = log_wall(log, now),
         .previous = log->last_digest,
         .used = g->used,
         .frames = frames,
@@ -380,7 +383,8 @@ static void group_write(struct log *log)
 {
     struct commit *c = &log->commit;
     struct group *g = c->group;
-    group_bind(log, g);
+    g->submitted_ns = io_now(log->io);
+    group_bind(log, g, g->submitted_ns);
     c->state = COMMIT_WRITE;
     c->error = 0;
     c->attempts++;
@@ -389,7 +393,6 @@ static void group_write(struct log *log)
         piece = 512u << 10;
     c->op_count = c->op_left = (g->length + piece - 1) / piece;
     check_bug(c->op_count <= WRITE_OPS);
-    g->submitted_ns = io_now(log->io);
     for (uint32_t i = 0; i < c->op_count; i++) {
         uint32_t at = i * piece;
         c->ops[i] = (struct io_op){

@@ -253,7 +253,8 @@ static void take(struct log *log, struct write *w, struct frame_header *frame, s
     w->topic->refs++;
     uint8_t level = w->level > w->topic->level ? w->level : w->topic->level;
     frame->level = level;
-    frame->time_ns = (uint64_t)log->io->functions->wall(log->io);
+    int64_t now = w->drained_ns != 0 ? w->drained_ns : io_now(log->io);
+    frame->time_ns = log_wall(log, now);
     if (!chunk && w->topic->level == LEVEL_ACCEPTED) {
         frame->first_sequence = w->topic->next_assign;
         w->topic->next_assign += frame->batch_entries;
@@ -264,7 +265,7 @@ static void take(struct log *log, struct write *w, struct frame_header *frame, s
         g->chunk_bytes += w->payload_bytes;
     else {
         g->small++;
-        log->small_at = io_now(log->io);
+        log->small_at = now;
     }
     if (!chunk && level == LEVEL_DURABLE)
         g->needs_flush = true;

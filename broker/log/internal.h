@@ -215,7 +215,7 @@ struct pool {
     enum pool_state state;
     struct spare making; /* not among the ready ones */
     uint32_t lack_zeros; /* how many of these do */
-    int error; /* why the last try failed; 0: it did not */
+    int error;           /* why the last try failed; 0: it did not */
     int64_t retry_at;
     uint64_t next_file;     /* number for the next file */
     bool closing, unlinked; /* steps of POOL_UNDO */
@@ -366,6 +366,7 @@ struct log {
     uint32_t group_count;
     struct group *gather;
     int64_t small_at;                        /* when the last write that is not a chunk was taken */
+    int64_t wall_ahead, wall_seen;           /* of the wall clock to the other; when that was looked at */
     struct write *early_first, **early_last; /* to be answered in the next log_turn */
     struct commit commit;
     struct pool pool;
@@ -395,6 +396,8 @@ static inline struct segment *log_current(const struct log *log)
 /* Appends to the chain. -ENOMEM. */
 int log_push_segment(struct log *log, const struct segment *segment) must_check;
 int64_t log_flush_limit(const struct log *log);
+/* The wall clock when the other one was at `now`, which was a moment ago: most times without looking. */
+uint64_t log_wall(struct log *log, int64_t now);
 void *log_aligned(size_t size); /* aligned to BLOCK_MAX, zeroed pages on demand; NULL */
 
 /* store.c */

@@ -202,7 +202,7 @@ struct write {
                                 * MAX_CHUNK_PAYLOAD */
     struct producer *producer; /* NULL: none; referenced until `done` */
     uint64_t number; /* with a producer: batch number, from 1 (of a chunk only if it is the last; else 0) */
-    int64_t drained_ns;
+    int64_t drained_ns; /* io_now of a moment ago; 0: the log looks at the clock itself */
     void (*done)(struct write *write);
 
     /* results: valid in `done`; of a refusal only result and reason */

@@ -349,6 +349,7 @@ static bool admit_from_ring(struct request *request, bool was_held)
         answer = QUEUE_BUSY;
     }
     if (answer == QUEUE_GO) {
+        request->write.drained_ns = was_held ? 0 : request->drained_ns;
         switch (admit_write(request)) {
         case ADMIT_DECIDED:
             return true;
@@ -358,6 +359,7 @@ static bool admit_from_ring(struct request *request, bool was_held)
             answer = QUEUE_WAIT;
         }
     }
+    request->write.drained_ns = 0;
     if (answer == QUEUE_BUSY)
         write_end(request, -EBUSY, REASON_TOPIC);
     else if (queue_join(request) != 0)
@@ -399,7 +401,6 @@ static void admit_new_write(struct session *session, const struct descriptor *d,
         .payload_bytes = d->payload_bytes,
         .producer = session->producer,
         .number = d->number,
-        .drained_ns = drained_ns,
         .done = complete_write_done,
     };
     if (opens) {

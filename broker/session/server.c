@@ -97,7 +97,7 @@ static bool anything_held(const struct server *server)
 /* io_wait, without sleeping if there is something to do. */
 static void wait_for_work(struct server *server)
 {
-    int64_t now = io_now(server->io);
+    int64_t now = server->turn_ended_ns;
     int64_t timeout = 0;
     int64_t wake_by = INT64_MAX;
     if (!server->more && !spin_until_work(server, now) && drain_park_all(server)) {
@@ -136,9 +136,8 @@ static void run_deadlines(struct server *server, int64_t now)
     }
 }
 
-static void turn_stats(struct server *server)
+static void turn_stats(struct server *server, int64_t now)
 {
-    int64_t now = io_now(server->io);
     uint64_t took = (uint64_t)(now - server->turn_started_ns);
     struct stat_values *values = &server->values;
     values->loop_turns++;
@@ -162,13 +161,17 @@ int server_turn(struct server *server)
         return -EIO;
     server->more = false;
     complete_signals(server);
+    bool quick = !anything_held(server) && TAILQ_EMPTY(&server->ready);
     if (++server->turns_since_poll >= TURNS_BETWEEN_POLL) {
+        quick = false;
         server_poll_events(server);
         run_deadlines(server, server->turn_started_ns);
     }
     deadline_turn(server, server->turn_started_ns);
     queue_turn(server);
     drain_retry_held(server);
+    server->drained_ns = quick ? server->turn_started_ns : 0; /* that was a moment ago */
+    server->drained_bytes = 0;
     drain_all(server);
     read_turn(server);
 
@@ -186,9 +189,10 @@ int server_turn(struct server *server)
     producer_turn(server);
     session_reap_ended(server);
     handshake_free_over(server);
+    server->turn_ended_ns = io_now(server->io);
     if (drained != server->values.session_descriptors_drained)
         spin_learn(server);
-    turn_stats(server);
+    turn_stats(server, server->turn_ended_ns);
     return 0;
 }
 
@@ -290,7 +294,7 @@ int server_create(const struct server_options *options, struct server **out, str
     queue_start(server);
     rights_start(server);
     memory_start(server);
-    server->turn_started_ns = io_now(server->io);
+    server->turn_started_ns = server->turn_ended_ns = io_now(server->io);
     int rc;
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (server->spare_fd < 0) {
@@ -465,7 +469,8 @@ void server_destroy(struct server *server)
     memory_stop(server);
     check_bug(TAILQ_EMPTY(&server->accounts));
     drop_watermarks(server);
-    close(server->spare_fd);
+    if (server->spare_fd >= 0) /* it may have been given up for good */
+        close(server->spare_fd);
     spin_stop(server);
     free(server);
 }

@@ -361,6 +361,9 @@ struct server {
     int cores;
     int64_t gap_ns; /* how long the ring is empty between two pieces of work: a moving average */
     uint32_t turns_since_poll;
+    int64_t drained_ns; /* clock of a descriptor in this turn, when so many bytes were drained; 0: none yet */
+    uint64_t drained_bytes;
+    int64_t turn_ended_ns;         /* of the last turn */
     int64_t listener_paused_until; /* 0: it is not */
     uint32_t connections;          /* half-open ones included */
     uint64_t queue;                /* entries of all rings */

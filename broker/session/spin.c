@@ -81,7 +81,7 @@ void spin_learn(struct server *server)
     if (gap > GAP_CAP)
         gap = GAP_CAP;
     server->gap_ns += (gap - server->gap_ns) / 4;
-    server->idle_since_ns = io_now(server->io);
+    server->idle_since_ns = server->turn_ended_ns;
 }
 
 /* True: something is there, do not sleep. */

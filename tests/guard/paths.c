@@ -8,7 +8,8 @@
  * for one of them and off again. For each walk a label "path/count" and, as JSON, what this program counts
  * itself.
  *
- *   callgrind   one profile per label
+ *   callgrind   one profile per label. Where the instructions go: valgrind --tool=callgrind
+ *               --toggle-collect=server_turn (or send_batch, reap) guard-paths --calls, then callgrind_annotate
  *   strace      a write of "+" or "-" to descriptor -1 switches on or off, any other one ends the walk of
  *               that label */
 #include <unistd.h>
@@ -94,15 +95,17 @@ static void begin(struct counter *counter, enum side side)
         return;
     counter->from = rig_calls;
     mark(counter, "+");
-    rig_collecting = true;
-    CALLGRIND_TOGGLE_COLLECT;
+    rig_collecting = counter->mode == INSTRUCTIONS;
+    if (rig_collecting)
+        CALLGRIND_TOGGLE_COLLECT;
 }
 
 static void end(struct counter *counter, enum side side)
 {
     if (!counter->on || counter->side != side)
         return;
-    CALLGRIND_TOGGLE_COLLECT;
+    if (rig_collecting)
+        CALLGRIND_TOGGLE_COLLECT;
     rig_collecting = false;
     mark(counter, "-");
     counter->sum.allocations += rig_calls.allocations - counter->from.allocations;
@@ -125,7 +128,8 @@ static void report(const struct counter *counter, const char *name, uint32_t cou
 
 /* ------------------------------------------------------------------------------------- walking */
 
-static void send_batch(walrus_topic *topic, const struct walk *walk, enum fill fill, const void *entry)
+__attribute__((noipa)) static void send_batch(walrus_topic *topic, const struct walk *walk, enum fill fill,
+                                              const void *entry)
 {
     walrus_batch *batch;
     need(walrus_batch_begin(topic, &batch) == 0);
@@ -138,7 +142,7 @@ static void send_batch(walrus_topic *topic, const struct walk *walk, enum fill f
     need(walrus_batch_submit(batch, &options) == 0);
 }
 
-static void reap(walrus *handle, uint32_t count)
+__attribute__((noipa)) static void reap(walrus *handle, uint32_t count)
 {
     struct walrus_completion completions[64];
     need(walrus_wait(handle, (int)count, -1) == 0);
@@ -191,6 +195,7 @@ static void walk_one(const struct path *path, enum mode mode)
         walk_through(&rig, &counter, path, &again);
         log_stats(rig.log, &before);
         counter = (struct counter){.mode = mode, .side = path->side, .on = true};
+        CALLGRIND_ZERO_STATS;
         walk_through(&rig, &counter, path, walks[i]);
         report(&counter, path->name, count_of(path, walks[i]));
         counter.on = false;
