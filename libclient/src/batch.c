@@ -165,6 +165,16 @@ static inline bool stays_whole(const struct walrus_batch *batch, uint64_t length
            batch->used + align_up(length, PAYLOAD_ALIGN) <= MAX_WHOLE_PAYLOAD;
 }
 
+/* What nearly every entry finds: no limit is near, and the batch has room for it as it is (`limit` is never
+ * more than what can be sent as one descriptor, but for the payload). */
+static inline bool fits_at_once(const struct walrus_batch *batch, uint64_t length)
+{
+    return !batch->streaming && batch->entries < MAX_BATCH_ENTRIES && length <= batch->limit &&
+           bytes_with(batch, length) <= batch->limit &&
+           batch->used + align_up(length, PAYLOAD_ALIGN) <= MAX_WHOLE_PAYLOAD &&
+           batch->bytes + length + ENTRY_OVERHEAD <= batch->handle->welcome.max_batch_bytes;
+}
+
 /* Before an entry is written: the last bytes up to the next multiple of PAYLOAD_ALIGN, all at once. */
 static inline void zero_end(uint8_t *entry, uint32_t padded)
 {
@@ -172,25 +182,31 @@ static inline void zero_end(uint8_t *entry, uint32_t padded)
         memset(entry + padded - PAYLOAD_ALIGN, 0, PAYLOAD_ALIGN);
 }
 
-int walrus_batch_reserve(walrus_batch *batch, size_t length, void **data)
+/* The way of all others. */
+static __attribute__((noinline)) int make_room_to_reserve(struct walrus_batch *batch, uint64_t length)
 {
-    int code = enter_between_entries(batch);
-    if (code < 0)
-        return code;
-    if (data == NULL)
-        return walrus__fail(batch->handle, -EINVAL, REASON_NONE, "reserve: no place for the pointer");
-    code = check_limits(batch, length);
+    int code = check_limits(batch, length);
     if (code < 0)
         return code;
     if (batch->streaming || !stays_whole(batch, length))
         return walrus__fail(
             batch->handle, -EMSGSIZE, REASON_NONE,
-            "an entry of %zu bytes does not fit beside the batch into its share (%u bytes) of the arena: "
+            "an entry of %llu bytes does not fit beside the batch into its share (%u bytes) of the arena: "
             "use walrus_batch_add, which sends the batch in chunks",
-            length, batch->handle->whole_bytes);
+            (unsigned long long)length, batch->handle->whole_bytes);
     uint64_t need = bytes_with(batch, length);
-    if (need > batch->limit) {
-        code = walrus__room_for(batch->handle, batch, (uint32_t)need);
+    return need > batch->limit ? walrus__room_for(batch->handle, batch, (uint32_t)need) : 0;
+}
+
+int walrus_batch_reserve(walrus_batch *batch, size_t length, void **data)
+{
+    int code = enter_between_entries(batch);
+    if (code < 0)
+        return code;
+    if (__builtin_expect(data == NULL, 0))
+        return walrus__fail(batch->handle, -EINVAL, REASON_NONE, "reserve: no place for the pointer");
+    if (__builtin_expect(!fits_at_once(batch, length), 0)) {
+        code = make_room_to_reserve(batch, length);
         if (code < 0)
             return code;
     }
@@ -266,6 +282,12 @@ static int make_room(struct walrus_batch *batch, bool whole, uint64_t need)
 
 int walrus__batch_put(struct walrus_batch *batch, const void *data, uint64_t length)
 {
+    if (__builtin_expect(batch->handle->lost == 0 && fits_at_once(batch, length), 1)) {
+        walrus__put_record(batch, data, (uint32_t)length, 0, 0);
+        batch->entries++;
+        batch->bytes += length + ENTRY_OVERHEAD;
+        return 0;
+    }
     int code = check_limits(batch, length);
     if (code < 0)
         return code;

@@ -135,12 +135,17 @@ int walrus__fail_answer(struct walrus *handle, int code, uint8_t reason, const c
 int walrus__options(struct walrus *handle, void *known, size_t known_bytes, const void *given,
                     const char *what)
 {
+    size_t size = 0;
+    if (given != NULL)
+        memcpy(&size, given, sizeof size); /* every option struct begins with it */
+    if (size == known_bytes) {
+        memcpy(known, given, known_bytes);
+        return 0;
+    }
     memset(known, 0, known_bytes);
     memcpy(known, &known_bytes, sizeof known_bytes);
     if (given == NULL)
         return 0;
-    size_t size;
-    memcpy(&size, given, sizeof size); /* every option struct begins with it */
     if (size < sizeof size)
         goto refuse;
     memcpy(known, given, size < known_bytes ? size : known_bytes);
