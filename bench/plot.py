@@ -82,8 +82,10 @@ def beside(results, folder):
         numbers = [row if key == "walrus" else row["raw"] if key == "raw device" else row["others"].get(key) for row in rows]
         values = [one["bytes_per_s"] / 1e6 if one else 0 for one in numbers]
         bars = axes.bar([x + (i - len(keys) / 2 + 0.5) * width for x in range(len(rows))], values, width, color=COLOURS[key], label=key)
-        axes.bar_label(bars, [f"{value:.3g}" if value else "" for value in values], fontsize=6, padding=1)
+        axes.bar_label(bars, [f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value else "" for value in values], fontsize=6, padding=1)
     axes.set_yscale("log")
+    axes.set_axisbelow(True)
+    axes.set_ylim(top=axes.get_ylim()[1] * 4) # room for the legend
     axes.set_xticks(range(len(rows)), [f"{row['scenario']}\n{row['load']['producers']} x {row['load']['batch']} x {row['load']['size']} B\n"
                                        f"depth {row['load']['depth']}" for row in rows], fontsize=7)
     axes.legend(fontsize=7, ncols=5)

@@ -65,7 +65,7 @@ def check_crowd(command, folder):
 def check_open_loop(command, folder):
     """At a rate, a batch is late by something, and the run lasts as long as the rate says."""
     report = run(command, folder, "--rate", "1000", "--count", "100", "--depth", "64", "--rounds", "1")
-    if not report["late_us"]["samples"] == 100:
+    if not report["late_us"] or report["late_us"]["samples"] != 100:
         fail(f"open loop: {report['late_us']}")
     if report["seconds"] < 0.08:
         fail(f"open loop: 100 batches at 1000/s took {report['seconds']} s")
