@@ -1,12 +1,15 @@
 /* chaos.c: random runs; see explore.h.
  *
- *   1. The seed draws what this run can do at all: each operation of the clients, each fault of the disk and each kind
- *      of end is left out of some runs (swarm), so that what hides behind the common ones comes up too.
- *   2. Two to four lives, one after the other on one store: random work, random faults, an end by stop, kill or power.
- *   3. After each life its end is also answered in other ways: images that are recovered and judged, some with a crash or
- *      a fault at each point of the recovery; and one with damage in it (a flipped bit, a lost block, a block in the wrong
- *      place). That one must be refused, or read as the committed bytes or -EBADMSG. What may be missing without a word is
- *      the end of the last life: its last bytes rotting is beyond one node.
+ *   1. The seed draws what this run can do at all: each operation of the clients, each fault of the disk and
+ *      each kind of end is left out of some runs (swarm), so that what hides behind the common ones comes up
+ *      too.
+ *   2. Two to four lives, one after the other on one store: random work, random faults, an end by stop, kill
+ *      or power.
+ *   3. After each life its end is also answered in other ways: images that are recovered and judged, some
+ *      with a crash or a fault at each point of the recovery; and one with damage in it (a flipped bit, a
+ *      lost block, a block in the wrong place). That one must be refused, or read as the committed bytes or
+ *      -EBADMSG. What may be missing without a word is the end of the last life that served: its last bytes
+ *      rotting is beyond one node.
  *   4. A last start judges the whole. */
 #include "explorer.h"
 
@@ -65,7 +68,8 @@ static void random_faults(struct run_state *run, const struct swarm *swarm)
         disk_set_space(run->disk, (24u << 20) + seed_below(seed, 40u << 20));
 }
 
-static void random_life(struct explorer *explorer, struct branch *branch, struct seed *seed,
+/* True: it served, so that what was there before is proved by its segment's header. */
+static bool random_life(struct explorer *explorer, struct branch *branch, struct seed *seed,
                         const struct swarm *swarm, uint64_t *trace)
 {
     struct run_state run;
@@ -77,7 +81,8 @@ static void random_life(struct explorer *explorer, struct branch *branch, struct
         random_faults(&run, swarm);
     if (swarm->start_crashes && seed_chance(seed, 350))
         disk_crash_at(run.disk, 1 + seed_below(seed, 60));
-    if (run_start(&run)) {
+    bool served = run_start(&run) && run_alive(&run);
+    if (run.started) {
         if (!faults_at_start) {
             run_check(&run);
             if (seed_chance(seed, 300))
@@ -96,6 +101,7 @@ static void random_life(struct explorer *explorer, struct branch *branch, struct
     *trace = seed_mix(*trace ^ disk_trace_hash(run.disk));
     finish_life(&run, branch);
     branch->image->space = UINT64_MAX;
+    return served;
 }
 
 /* ------------------------------------------------------------------------------ damage */
@@ -228,6 +234,7 @@ struct explore_result explore_random(uint64_t seed, const struct explore_options
     branch.ledger.max_anonymous = seed_chance(&draws, 300) ? 2 : 0;
     struct swarm swarm = draw_swarm(&draws);
     *trace = 0;
+    uint64_t life_began = 1; /* the last one that served */
     uint32_t lives = 2 + (uint32_t)seed_below(&draws, 3);
     for (uint32_t life = 0; life <= lives && !explorer.result.failed; life++) {
         snprintf(explorer.place, sizeof explorer.place, "life %u", life + 1);
@@ -237,8 +244,9 @@ struct explore_result explore_random(uint64_t seed, const struct explore_options
             branch_broken(&explorer, &branch);
             break;
         }
-        uint64_t life_began = branch.ledger.next_order;
-        random_life(&explorer, &branch, &draws, &swarm, trace);
+        uint64_t before = branch.ledger.next_order;
+        if (random_life(&explorer, &branch, &draws, &swarm, trace))
+            life_began = before;
         if (branch_broken(&explorer, &branch))
             break;
         judge_other_ends(&explorer, &branch, &draws, &swarm, life_began);

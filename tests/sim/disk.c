@@ -40,7 +40,7 @@ struct disk {
     struct fault faults[MAX_FAULTS];
     uint32_t fault_count;
     uint32_t per_million[IO_KIND_COUNT];
-    uint64_t faults_hit;
+    uint64_t faults_hit, overwrites;
     int64_t holder_pid;
     struct disk_watch watch;
     FILE *trace;
@@ -110,6 +110,7 @@ static void check_op(struct disk *disk, const struct io_op *op)
     }
     for (uint64_t at = op->offset / SIM_BLOCK;
          at * SIM_BLOCK < op->offset + op->length && at < inode->slot_count; at++) {
+        disk->overwrites += at > 0 && inode->slots[at].now != NULL;
         if (inode->slots[at].flags & SLOT_SEALED)
             violate(disk, "G17: write to %s at %llu touches a block that holds committed bytes",
                     op->file->name, (unsigned long long)(at * SIM_BLOCK));
@@ -242,7 +243,7 @@ static int64_t do_read(struct disk *disk, struct io_op *op, const struct fault *
         uint64_t take = min_u64(SIM_BLOCK - inside, length - at);
         const struct block *block = index < inode->slot_count ? inode->slots[index].now : NULL;
         uint8_t *to = (uint8_t *)op->buffer + at;
-        /* A start reads megabytes of zeros into one buffer, again and again: looking costs less than storing. */
+        /* A start reads megabytes of zeros into one buffer, again and again: looking is cheaper. */
         if (block != NULL)
             memcpy(to, block->bytes + inside, take);
         else if (memcmp(to, zeros, take) != 0)
@@ -252,8 +253,7 @@ static int64_t do_read(struct disk *disk, struct io_op *op, const struct fault *
     return (int64_t)length;
 }
 
-/* ------------------------------------------------------------------------------------------------ the
- * other ops */
+/* ------------------------------------------------------------------------------ the other ops */
 
 static int64_t do_flush(struct disk *disk, struct io_op *op, const struct fault *fault)
 {
@@ -631,8 +631,7 @@ void disk_pass_time(struct disk *disk, int64_t ns)
         image_land_due(disk->image, disk->now);
 }
 
-/* ------------------------------------------------------------------------------------------------ the
- * rest of the seam */
+/* ------------------------------------------------------------------------------ the rest of the seam */
 
 static int64_t disk_now(struct io *io)
 {
@@ -812,6 +811,11 @@ void disk_clear_faults(struct disk *disk)
 {
     disk->fault_count = 0;
     memset(disk->per_million, 0, sizeof disk->per_million);
+}
+
+uint64_t disk_overwrites(const struct disk *disk)
+{
+    return disk->overwrites;
 }
 
 uint64_t disk_faults_hit(const struct disk *disk)

@@ -64,6 +64,8 @@ const char *disk_violation(const struct disk *disk); /* NULL: none */
 
 void disk_set_fault(struct disk *disk, const struct fault *fault); /* up to 8 */
 void disk_clear_faults(struct disk *disk);
+/* Blocks of segments that were written while they held other bytes than zeros. */
+uint64_t disk_overwrites(const struct disk *disk);
 uint64_t disk_faults_hit(const struct disk *disk);
 /* In how many of a million ops of this kind something goes wrong. */
 void disk_set_chance(struct disk *disk, enum io_kind kind, uint32_t per_million);

@@ -1,18 +1,19 @@
 /* explore.c: crashes at every point; see explore.h. Faults are in faults.c, random runs in chaos.c.
  *
  *   1. The lives before the scenario give a branch: an image and its ledger.
- *   2. The scenario lives on a copy of it and is crashed before its event 1, 2, ...: each time the same life, so that
- *      event n is always the same one.
- *   3. Each crash has open questions (what of the unflushed and the unfinished is there): every combination of answers
- *      is an image if there are few, else many by chance, torn and foreign bytes among them.
- *   4. An image that no earlier one was equal to, bytewise and in its ledger, is recovered by the real log, read to the
- *      last byte, judged, written to, and judged as it goes (branch_judge).
- *   5. Of these images some (`nested_every`) have their recovery crashed before each of its events, with all that can
- *      follow; some (`failed_every`) have each op of it fail; some (`twice_every`) lose power right after they were
- *      served, and again later.
+ *   2. The scenario lives on a copy of it and is crashed before its event 1, 2, ...: each time the same life,
+ *      so that event n is always the same one.
+ *   3. Each crash has open questions (what of the unflushed and the unfinished is there): every combination
+ *      of answers is an image if there are few, else many by chance, torn and foreign bytes among them.
+ *   4. An image that no earlier one was equal to, bytewise and in its ledger, is recovered by the real log,
+ *      read to the last byte, judged, written to, and judged as it goes (branch_judge).
+ *   5. Of these images some (`nested_every`) have their recovery crashed before each of its events, with all
+ *      that can follow; some (`failed_every`) have each op of it fail; some (`twice_every`) lose power right
+ *      after they were served, and again later.
  *
- * Invariant (G6): an image after a power cut has nothing open in it. Whatever a start finds there it must find again: a
- * crash or a fault in the recovery, or another order of its I/O, changes nothing of what is visible. */
+ * Invariant (G6): an image after a power cut has nothing open in it. Whatever a start finds there it must
+ * find again: a crash or a fault in the recovery, or another order of its I/O, changes nothing of what is
+ * visible. */
 #include "explorer.h"
 
 #include <signal.h>
@@ -55,10 +56,10 @@ struct explore_options explore_defaults(void)
                                     .seed = 1};
 #endif
     return (struct explore_options){.bits = 7,
-                                    .images = 40,
-                                    .nested_every = 60,
+                                    .images = 32,
+                                    .nested_every = 200,
                                     .twice_every = 4,
-                                    .failed_every = 120,
+                                    .failed_every = 400,
                                     .fault_step = 1,
                                     .seed = 1};
 }

@@ -1,11 +1,12 @@
 /* faults.c: every op of a scenario fails, and every op of a recovery; see explore.h.
  *
- *   1. Op n of the scenario is hit, n = 1, 2, ..., until the scenario ends before that; once for each kind of fault: once
- *      or from then on; with old, new or mixed bytes left behind; short. If the fault was a single one the log must be
- *      writable again afterwards (G9), unless it has fail-stopped.
+ *   1. Op n of the scenario is hit, n = 1, 2, ..., until the scenario ends before that; once for each kind of
+ *      fault: once or from then on; with old, new or mixed bytes left behind; short. If the fault was a
+ *      single one the log must be writable again afterwards (G9), unless it has fail-stopped.
  *   2. Then the broker is killed or power goes, and what follows is recovered and judged, twice.
- *   3. Of a crash image's recovery (fail_recovery) op n is hit likewise. It may then refuse, or serve; what it serves is
- *      judged. The next one, on a sound disk, must serve, and show what the image had (G6, G14). */
+ *   3. Of a crash image's recovery (fail_recovery) op n is hit likewise. It may then refuse, or serve; what
+ *      it serves is judged. The next one, on a sound disk, must serve, and show what the image had (G6, G14).
+ *      */
 #include "explorer.h"
 
 static const struct fault fault_kinds[] = {

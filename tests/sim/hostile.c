@@ -1,6 +1,6 @@
-/* hostile.c: clients of a run that send what nobody should. The log is behind the session layer, but what it is handed is
- * hostile memory all the same: counts, lengths and flags that do not add up, chunks out of place. Each must be refused,
- * with not a byte of it on the disk (G4, G16). */
+/* hostile.c: clients of a run that send what nobody should. The log is behind the session layer, but what it
+ * is handed is hostile memory all the same: counts, lengths and flags that do not add up, chunks out of
+ * place. Each must be refused, with not a byte of it on the disk (G4, G16). */
 #include "run.h"
 
 static void never(struct write *write)

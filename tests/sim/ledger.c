@@ -192,6 +192,13 @@ static struct stamp stamp_of(const struct batch *batch, uint32_t entry)
     return stamp;
 }
 
+/* Every word of every entry is another one. */
+static uint64_t fill_word(uint64_t check, uint64_t at)
+{
+    uint64_t word = (check ^ (at << 40)) + at * UINT64_C(0x9e3779b97f4a7c15);
+    return word ^ (word >> 29);
+}
+
 void entry_fill(const struct batch *batch, uint32_t entry, uint64_t offset, uint8_t *to, uint64_t length)
 {
     struct stamp stamp = stamp_of(batch, entry);
@@ -200,15 +207,16 @@ void entry_fill(const struct batch *batch, uint32_t entry, uint64_t offset, uint
         done = min_u64(length, STAMP_BYTES - offset);
         memcpy(to, (const uint8_t *)&stamp + offset, done);
     }
-    for (; done < length; done++) {
+    while (done < length) {
         uint64_t at = offset + done;
-        uint64_t word = seed_mix(stamp.check + at / 8);
-        if (at % 8 == 0 && length - done >= 8) {
-            memcpy(to + done, &word, 8);
-            done += 7;
+        if (at % 8 != 0 || length - done < 8) {
+            to[done++] = (uint8_t)(fill_word(stamp.check, at / 8) >> (at % 8 * 8));
             continue;
         }
-        to[done] = (uint8_t)(word >> (at % 8 * 8));
+        for (; length - done >= 8; done += 8) {
+            uint64_t word = fill_word(stamp.check, (offset + done) / 8);
+            memcpy(to + done, &word, 8);
+        }
     }
 }
 

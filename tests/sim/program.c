@@ -1,18 +1,20 @@
-/* program.c: walrus-sim, the simulator by hand: replays a seed or a scenario, or runs many; or goes on for a given time.
+/* program.c: walrus-sim, the simulator by hand: replays a seed or a scenario, or runs many; or goes on for a
+ * given time.
  *
  *   walrus-sim --seed N [--runs K] [--trace]                    random runs
  *   walrus-sim --scenario NAME|all [--faults] [--deep] [--seed N]
  *   walrus-sim --images N and/or --seconds S [--seed N]         the long form: until N images or S seconds
  *
- * The long form does, in turns and on one core, each scenario crashed at every point (deep), each scenario with every op
- * failing, and random runs, every round with the next seed; then it begins again. It writes a line to stderr every five
- * seconds, and one last line to stdout, words and numbers in turn:
+ * The long form does, in turns and on one core, each scenario crashed at every point (deep), each scenario
+ * with every op failing, and random runs, every round with the next seed; then it begins again. It writes a
+ * line to stderr every five seconds, and one last line to stdout, words and numbers in turn:
  *
- *   sim images N different N recoveries N points N faults N runs N rounds N seconds S cpu S per_minute N seed N failed 0|1
+ *   sim images N different N recoveries N points N faults N runs N rounds N seconds S cpu S per_minute N seed
+ *   N failed 0|1
  *
  *   images      crash images made: what a power cut or a kill, at a point, may have left
- *   different   those of them that no image of the same search was equal to, bytewise; each of these was recovered by the
- *               real log, read to the last byte and judged
+ *   different   those of them that no image of the same search was equal to, bytewise; each of these was
+ *               recovered by the real log, read to the last byte and judged
  *   recoveries  starts of the log on such images, with those that were crashed or failed on the way
  *   points      crash points, ops that were failed, and lives of random runs
  *   faults      faults that hit
@@ -21,7 +23,8 @@
  *   per_minute  `different` in a minute of cpu
  *   seed        the first one: with the same --images the same is tried again
  *
- * Exit code 0; 1 with what broke, and the one command that shows it again, on stdout before that line; 2 usage. */
+ * Exit code 0; 1 with what broke, and the one command that shows it again, on stdout before that line; 2
+ * usage. */
 #include "explore.h"
 
 #include <argp.h>

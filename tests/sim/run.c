@@ -2,7 +2,8 @@
 #include "run.h"
 
 #define MAX_TURNS  400000u
-#define READ_BYTES (64u << 10)
+#define READ_BYTES (1u << 20)
+#define READ_LEAST (64u << 10)
 
 struct pending {
     struct write write;
@@ -576,7 +577,7 @@ static bool read_once(struct run_state *run, struct reader *reader)
 {
     reader->finished = false;
     reader->read.buffer = read_buffer();
-    reader->read.buffer_bytes = READ_BYTES;
+    reader->read.buffer_bytes = reader->read.max_bytes <= READ_LEAST / 2 ? READ_LEAST : READ_BYTES;
     reader->read.done = read_done;
     log_read(run->log, &reader->read);
     for (uint32_t i = 0; !reader->finished && run_alive(run); i++) {
@@ -686,8 +687,9 @@ static bool read_all(struct run_state *run, uint32_t topic, uint8_t *seen)
     last_numbers(run, from, before);
     struct scan scan = {0};
     scan_begin(&scan, run->ledger, topic, true);
-    struct reader reader = {
-        .read = {.topic = from, .max_entries = MAX_BATCH_ENTRIES, .max_bytes = READ_BYTES / 2}};
+    struct reader reader = {.read = {.topic = from, .max_entries = MAX_BATCH_ENTRIES}};
+    bool little = seed_chance(&run->seed, 200);
+    reader.read.max_bytes = (little ? READ_LEAST : READ_BYTES) / 2;
     bool good = true;
     for (uint32_t i = 0; good && run->ledger->failure[0] == 0; i++) {
         reader.read.entry_offset = scan.offset;

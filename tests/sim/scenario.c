@@ -49,6 +49,49 @@ static void a_failed_flush(struct run_state *run)
     run_settle(run);
 }
 
+/* A segment file without a header, and groups in it. */
+static bool recyclable(const struct image *image)
+{
+    for (uint32_t i = 0; i < image->now.count; i++) {
+        const char *name = image->now.list[i].name;
+        if (strstr(name, ".segment") != NULL && image_block_zero(image, name, 0) &&
+            !image_block_zero(image, name, 1))
+            return true;
+    }
+    return false;
+}
+
+/* A start has copied groups that nothing proved into a new segment, and power went before its header was
+ * written. The next start puts that file back among the spares, with the copies in it. */
+static bool cut_behind_the_copies(struct image **image, struct ledger *ledger)
+{
+    for (uint64_t event = 1; event < 200; event++) {
+        struct image *try = image_copy(*image);
+        struct ledger copy;
+        struct run_state run;
+        ledger_copy(&copy, ledger);
+        run_begin(&run, try, &copy, 55);
+        run.end_before = END_KILL;
+        disk_crash_at(run.disk, event);
+        run_start(&run);
+        try = run_end(&run);
+        struct choices choices = choices_mask(0);
+        struct image *cut = image_crash(try, CRASH_POWER, &choices);
+        image_free(try);
+        if (copy.failure[0] == 0 && recyclable(cut)) {
+            image_free(*image);
+            ledger_free(ledger);
+            *image = cut;
+            *ledger = copy;
+            return true;
+        }
+        image_free(cut);
+        ledger_free(&copy);
+    }
+    ledger_fail(ledger, "no start leaves a file to be used again");
+    return false;
+}
+
 /* ------------------------------------------------------------------------------ acts */
 
 static void start_only(struct run_state *run)
@@ -73,6 +116,53 @@ static void three_groups(struct run_state *run)
     }
 }
 
+static void two_groups(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 3, 400);
+    run_settle(run);
+    run_write(run, 0, 1, 1, 5000);
+    run_settle(run);
+}
+
+static void four_groups(struct run_state *run)
+{
+    run_start(run);
+    for (uint32_t i = 0; i < 4; i++) {
+        run_write(run, i % 2, 1, 1 + i, 700);
+        run_write(run, 1, 2, 1, 60);
+        run_settle(run);
+    }
+}
+
+/* A new life on what a killed one has left, and its first groups. */
+static void epoch_change(struct run_state *run)
+{
+    run_start(run);
+    run_write(run, 0, 1, 2, 300);
+    run_settle(run);
+    run_write(run, 2, 1, 1, 90);
+    run_settle(run);
+}
+
+static void hostile_clients(struct run_state *run)
+{
+    run_start(run);
+    for (uint32_t i = 0; i < 3; i++) {
+        run_write(run, 0, 1, 2, 200);
+        run_hostile(run, 0);
+        struct sim_stream *left = run_stream(run, 4 + i, 6, 6000); /* nobody ever goes on with it */
+        run_chunk(run, left, 16000);
+        run_hostile(run, 1);
+        run_hostile(run, 2);
+        run_settle(run);
+    }
+    run_disorder(run, 0, 0);
+    run_strangers(run);
+    run_write(run, 0, 1, 1, 50);
+    run_settle(run);
+}
+
 static void two_topics(struct run_state *run)
 {
     run_start(run);
@@ -91,6 +181,19 @@ static void segment_change(struct run_state *run)
     for (uint32_t i = 0; i < 5; i++) {
         run_write(run, i % 2, 1, 1, 1100000);
         run_settle(run);
+    }
+    run_write(run, 0, 1, 3, 200);
+    run_settle(run);
+}
+
+/* Through two changes of segment: three segments, and the store's first one. */
+static void three_segments(struct run_state *run)
+{
+    run_start(run);
+    for (uint32_t i = 0; i < 8; i++) {
+        run_write(run, i % 2, 1, 1, 1100000);
+        run_settle(run);
+        run_idle(run, SECOND); /* the next one is prepared */
     }
     run_write(run, 0, 1, 3, 200);
     run_settle(run);
@@ -438,9 +541,14 @@ const struct scenario scenarios[] = {
     {"start-after-kill", an_unproven_tail, NULL, start_only, true, false},
     {"start-after-failed-flush", a_failed_flush, NULL, start_only, true, false},
     {"one-group", a_few_batches, NULL, one_group, false, false},
+    {"two-groups", a_few_batches, NULL, two_groups, false, false},
     {"three-groups", a_few_batches, NULL, three_groups, false, false},
+    {"four-groups", a_few_batches, NULL, four_groups, false, false},
     {"two-topics", a_few_batches, NULL, two_topics, false, false},
     {"segment-change", a_few_batches, NULL, segment_change, false, true},
+    {"three-segments", NULL, NULL, three_segments, false, true},
+    {"recycled-segment", an_unproven_tail, cut_behind_the_copies, segment_change, true, true},
+    {"epoch-change", an_unproven_tail, NULL, epoch_change, true, false},
     {"write-error-old", a_few_batches, NULL, write_error_old, false, false},
     {"write-error-new", a_few_batches, NULL, write_error_new, false, false},
     {"write-error-twice", a_few_batches, NULL, write_error_twice, false, false},
@@ -456,6 +564,7 @@ const struct scenario scenarios[] = {
     {"numbers-and-levels", a_few_batches, NULL, numbers_and_levels, false, false},
     {"forgotten-producers", three_anonymous, NULL, forgotten, false, false},
     {"early-answer", a_few_batches, NULL, early_answer, false, true},
+    {"hostile-clients", a_few_batches, NULL, hostile_clients, false, false},
     {"start-with-producers", a_few_numbers, NULL, start_only, true, false},
 };
 const uint32_t scenario_count = array_count(scenarios);

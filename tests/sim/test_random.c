@@ -5,7 +5,7 @@
 #include <time.h>
 
 #define RUNS    3000u
-#define SECONDS 40
+#define SECONDS 20
 
 Test(random_runs, g26_same_seed_gives_the_same_run)
 {

@@ -150,3 +150,25 @@ Test(start, g9_starts_and_serves_reads_on_a_full_disk)
     end(&story);
     finish(&story);
 }
+
+/* What the crash and fault tests of this scenario rest on. */
+Test(start, g15_a_recycled_segment_file_is_written_over_groups_of_an_earlier_life)
+{
+    const struct scenario *scenario = scenario_find("recycled-segment");
+    struct story story;
+    begin(&story);
+    scenario->before(&story.run);
+    end(&story);
+    struct choices choices = choices_mask(UINT64_MAX);
+    struct image *killed = image_crash(story.image, CRASH_KILL, &choices);
+    image_free(story.image);
+    story.image = killed;
+    cr_assert(scenario->between(&story.image, &story.ledger), "%s", story.ledger.failure);
+    next_life(&story, END_POWER);
+    scenario->act(&story.run);
+    run_check(&story.run);
+    cr_assert(story.run.checked);
+    cr_assert_gt(disk_overwrites(story.run.disk), 0, "no block of an earlier life is written over");
+    end(&story);
+    finish(&story);
+}
