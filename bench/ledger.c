@@ -10,13 +10,15 @@
  * only; reading that fails is an error. */
 #include "ledger.h"
 
+#include <pthread.h>
 #include <xxhash.h>
 
 #include "../libclient/include/walrus.h"
 #include "phases.h"
 #include "producers.h"
 
-#define WINDOW_BYTES (16u << 20)
+#define WINDOW_BYTES (4u << 20)
+#define READERS      16u /* connections, when there are as many topics */
 
 void ledger_begin(struct ledger *ledger, const char *topic_prefix)
 {
@@ -62,7 +64,6 @@ struct reader {
     struct read_back *result;
     uint8_t **seen;    /* per ledger line: a bit per batch */
     uint8_t *expected; /* one entry */
-    uint64_t expected_size;
     uint32_t topic;
     uint64_t next_sequence;
     const struct ledger_line *open; /* the batch that must go on with the next entry; NULL: none */
@@ -87,9 +88,9 @@ static const struct ledger_line *find_line(const struct ledger *ledger, uint32_t
 
 static bool test_and_set(uint8_t *bits, uint64_t at)
 {
-    bool was = (bits[at / 8] >> (at % 8) & 1) != 0;
-    bits[at / 8] = (uint8_t)(bits[at / 8] | 1u << at % 8);
-    return was;
+    /* Other readers set other bits of the same byte. */
+    uint8_t bit = (uint8_t)(1u << at % 8);
+    return (__atomic_fetch_or(&bits[at / 8], bit, __ATOMIC_RELAXED) & bit) != 0;
 }
 
 /* The first entry of a batch: is it one that is expected here, for the first time? */
@@ -244,59 +245,123 @@ static void check_all_seen(struct reader *r)
     }
 }
 
-static int prepare(struct reader *r)
+static int make_seen(struct reader *r)
 {
-    uint64_t largest = PAYLOAD_STAMP;
-    for (size_t i = 0; i < r->ledger->load_count; i++)
-        largest = max_u64(largest, r->ledger->loads[i].size);
-    r->expected = malloc(largest);
     r->seen = calloc(r->ledger->line_count + 1, sizeof *r->seen);
-    if (r->expected == NULL || r->seen == NULL)
-        return -ENOMEM; /* ledger_read_back frees both */
+    if (r->seen == NULL)
+        return -ENOMEM; /* ledger_read_back frees all of it */
     for (size_t i = 0; i < r->ledger->line_count; i++)
         if ((r->seen[i] = calloc(1, r->ledger->lines[i].batches / 8 + 1)) == NULL)
             return -ENOMEM;
     return 0;
 }
 
+/* One of several that read every READERS-th topic, each over a connection of its own: scattered topics are
+ * read one piece after the other, and the device can do more than one at a time. */
+struct part {
+    struct reader reader;
+    struct read_back result;
+    struct error error;
+    pthread_t thread;
+    const char *socket_path;
+    const volatile sig_atomic_t *interrupted;
+    uint32_t first, step, topics;
+};
+
+static int read_part(struct part *part)
+{
+    struct reader *r = &part->reader;
+    char words[300] = "";
+    walrus *handle = NULL;
+    uint64_t largest = PAYLOAD_STAMP;
+    for (size_t i = 0; i < r->ledger->load_count; i++)
+        largest = max_u64(largest, r->ledger->loads[i].size);
+    r->expected = malloc(largest);
+    if (r->expected == NULL)
+        return error_set(&part->error, -ENOMEM, "out of memory for reading back");
+    struct walrus_connect_options options = {.size = sizeof options,
+                                             .socket_path = part->socket_path,
+                                             .window_bytes = WINDOW_BYTES,
+                                             .error = words,
+                                             .error_size = sizeof words};
+    int code = walrus_connect(&handle, &options);
+    if (code < 0)
+        error_set(&part->error, code, "cannot connect to read back: %s", words);
+    for (r->topic = part->first; r->topic < part->topics && code == 0; r->topic += part->step)
+        if (topic_written(r->ledger, r->topic))
+            code = read_topic(r, handle, part->interrupted, &part->error);
+    walrus_close(handle);
+    free(r->expected);
+    return code;
+}
+
+static void *part_main(void *arg)
+{
+    (void)read_part(arg);
+    return NULL;
+}
+
+static void add_part(struct read_back *result, const struct part *part)
+{
+    result->topics += part->result.topics;
+    result->entries += part->result.entries;
+    result->bytes += part->result.bytes;
+    if (result->trouble[0] == 0)
+        memcpy(result->trouble, part->result.trouble, sizeof result->trouble);
+}
+
+static int read_all(struct reader *all, struct part *parts, uint32_t topics, const char *socket_path,
+                    const volatile sig_atomic_t *interrupted, struct error *err)
+{
+    uint32_t count = topics < READERS ? 1 : READERS, started = 0;
+    int code = 0;
+    for (; started < count && code == 0; started++) {
+        struct part *part = &parts[started];
+        *part = (struct part){.reader = *all,
+                              .socket_path = socket_path,
+                              .interrupted = interrupted,
+                              .first = started,
+                              .step = count,
+                              .topics = topics};
+        part->reader.result = &part->result;
+        if (pthread_create(&part->thread, NULL, part_main, part) != 0) {
+            code = error_set(err, -EAGAIN, "cannot start a thread for reading back");
+            break;
+        }
+    }
+    for (uint32_t i = 0; i < started; i++) {
+        pthread_join(parts[i].thread, NULL);
+        if (code == 0 && parts[i].error.code < 0)
+            code = error_set(err, parts[i].error.code, "%s", parts[i].error.text);
+        add_part(all->result, &parts[i]);
+    }
+    return code;
+}
+
 int ledger_read_back(const struct ledger *ledger, const struct payload_pool *pool, const char *socket_path,
                      const volatile sig_atomic_t *interrupted, struct read_back *result, struct error *err)
 {
     struct reader reader = {.ledger = ledger, .pool = pool, .result = result};
-    char words[300] = "";
-    walrus *handle = NULL;
     uint32_t topics = 0;
     int64_t from = now_ns();
-    int code = prepare(&reader);
+    struct part *parts = calloc(READERS, sizeof *parts);
+    int code = parts == NULL ? -ENOMEM : make_seen(&reader);
     if (code < 0) {
         error_set(err, code, "out of memory for reading back");
         goto out;
     }
-    struct walrus_connect_options options = {.size = sizeof options,
-                                             .socket_path = socket_path,
-                                             .window_bytes = WINDOW_BYTES,
-                                             .error = words,
-                                             .error_size = sizeof words};
-    code = walrus_connect(&handle, &options);
-    if (code < 0) {
-        error_set(err, code, "cannot connect to read back: %s", words);
-        goto out;
-    }
     for (size_t i = 0; i < ledger->load_count; i++)
         topics = ledger->loads[i].topics > topics ? ledger->loads[i].topics : topics;
-    for (reader.topic = 0; reader.topic < topics && code == 0; reader.topic++)
-        if (topic_written(ledger, reader.topic))
-            code = read_topic(&reader, handle, interrupted, err);
+    code = read_all(&reader, parts, topics, socket_path, interrupted, err);
     if (code == 0) {
         check_all_seen(&reader);
         result->done = true;
         result->seconds = (double)(now_ns() - from) / 1e9;
     }
 out:
-    walrus_close(handle);
     for (size_t i = 0; reader.seen != NULL && i < ledger->line_count; i++)
         free(reader.seen[i]);
     free(reader.seen);
-    free(reader.expected);
+    free(parts);
     return code;
 }
