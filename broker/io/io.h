@@ -61,6 +61,7 @@ struct io_op {
     enum io_kind kind;
     bool background; /* helper thread; see above */
     bool durable;    /* WRITE: write and flush in one (RWF_DSYNC); its error counts as the flush's */
+    bool brief;      /* FLUSH: of little; done in the caller's thread if flushes have been quick of late */
     uint32_t flags;  /* enum io_file_flag, for CREATE and OPEN */
     struct io_file *file;
     void *buffer;

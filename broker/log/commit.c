@@ -32,6 +32,8 @@
  * nothing is written below current->end; a group is answered only in IDLE's direction of the arrows above. */
 #include "internal.h"
 
+#define BRIEF_FLUSH_MOST (256u << 10)
+
 static void change_begin(struct log *log, bool roll);
 static void group_write(struct log *log);
 static void group_failed(struct log *log, struct group *g, int error);
@@ -324,7 +326,7 @@ static void group_failed(struct log *log, struct group *g, int error)
 
 /* ---------------------------------------------------------------------------------------- write and flush */
 
-static void flush_begin(struct log *log, enum commit_state state, struct io_file *file);
+static void flush_begin(struct log *log, enum commit_state state, struct io_file *file, bool brief);
 
 static void writes_reaped(struct log *log)
 {
@@ -349,7 +351,8 @@ static void writes_reaped(struct log *log)
         return;
     }
     if (g->needs_flush || log->unflushed_bytes + g->length >= (uint64_t)log_flush_limit(log)) {
-        flush_begin(log, COMMIT_FLUSH, log_current(log)->file);
+        flush_begin(log, COMMIT_FLUSH, log_current(log)->file,
+                    log->unflushed_bytes + g->length <= BRIEF_FLUSH_MOST);
         return;
     }
     c->state = COMMIT_IDLE;
@@ -410,11 +413,11 @@ static void group_write(struct log *log)
 
 static void flush_done(struct io_op *op);
 
-static void flush_begin(struct log *log, enum commit_state state, struct io_file *file)
+static void flush_begin(struct log *log, enum commit_state state, struct io_file *file, bool brief)
 {
     struct commit *c = &log->commit;
     c->state = state;
-    c->op = (struct io_op){.kind = IO_FLUSH, .file = file, .done = flush_done, .owner = log};
+    c->op = (struct io_op){.kind = IO_FLUSH, .brief = brief, .file = file, .done = flush_done, .owner = log};
     io_submit(log->io, &c->op);
 }
 
@@ -528,7 +531,7 @@ static void header_done(struct io_op *op)
                  strerror(op->result < 0 ? (int)-op->result : EIO));
         return;
     }
-    flush_begin(log, COMMIT_CHANGE_PROVE, log->commit.next.file);
+    flush_begin(log, COMMIT_CHANGE_PROVE, log->commit.next.file, false);
 }
 
 static void change_header_write(struct log *log)
@@ -592,7 +595,7 @@ static void change_begin(struct log *log, bool roll)
         }
     }
     if (log->unflushed_bytes > 0)
-        flush_begin(log, COMMIT_CHANGE_FLUSH, log_current(log)->file);
+        flush_begin(log, COMMIT_CHANGE_FLUSH, log_current(log)->file, false);
     else
         change_header_write(log);
 }
@@ -615,7 +618,7 @@ void commit_turn(struct log *log)
     if (c->state != COMMIT_IDLE || log->failed.code != 0)
         return;
     if (flush_due(log)) {
-        flush_begin(log, COMMIT_FLUSH, log_current(log)->file);
+        flush_begin(log, COMMIT_FLUSH, log_current(log)->file, false);
         return;
     }
     struct group *g = log->gather;
