@@ -29,7 +29,7 @@ struct outside {
     bool was_ended;
     char last[200]; /* line */
     /* a line that is not complete */
-    char line[600];
+    char line[8192];
     size_t used;
 };
 
@@ -245,7 +245,7 @@ int job_kernel(struct run *run, struct error *err)
         add(words, "%s", run->folder);
         if (strcmp(job, "cries") == 0) {
             add(words, "--no-flush");
-            add(words, "%s/tests/kernel/no-flush.so", run->soak->build != NULL ? run->soak->build : "");
+            add(words, "%s/tests/kernel/libno-flush.so", run->soak->build != NULL ? run->soak->build : "");
         }
         add(words, "%s", run->soak->walrusd);
         rc = outside_run(&outside, run, err);
