@@ -136,6 +136,7 @@ class Build:
         """(passed, why not, seconds)."""
         test = self.tests[name]
         self.copy.scratch.mkdir(parents=True, exist_ok=True)
+        self.copy.scratch.chmod(0o1777)  # as /tmp is
         environment = {**os.environ, **test['env'], 'CRITERION_VERBOSITY_LEVEL': '1'}
         environment.setdefault('MALLOC_PERTURB_', '90')
         command = list(test['cmd'])
