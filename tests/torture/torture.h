@@ -70,7 +70,8 @@ int torture_work(const struct torture *torture);
 
 /* ------------------------------------------------------------------------------------- record.c */
 
-/* Starts and stops once with the user's options: what walrusd would refuse is told before anything is tried. */
+/* Starts and stops once with the user's options: what walrusd would refuse is told before anything is
+ * tried. */
 int record_try(const struct torture *torture, struct error *err) must_check;
 /* One store: several lives of the real log on the real back end, and the crash images of each. */
 int record_store(const struct torture *torture, uint64_t seed, struct error *err) must_check;
