@@ -272,10 +272,10 @@ int walrus__attempt_welcome(struct attempt *a, bool *refused)
     while (n < 0 && errno == EINTR);
     if (n < 0 && errno == EAGAIN && !a->waits)
         return -EAGAIN;
+    unsigned count = n >= 0 ? take_fds(&message, a->fds) : 0; /* an empty message may have some, too */
     if (n <= 0)
         return error_set(a->err, -ECONNREFUSED, "%s: the broker hung up during the handshake: see its log",
                          a->path);
-    unsigned count = take_fds(&message, a->fds);
     if ((message.msg_flags & MSG_CTRUNC) != 0 && count < FD_COUNT)
         return error_set(
             a->err, -EMFILE,

@@ -212,6 +212,7 @@ static void write_answered(struct walrus *handle, struct request *request, struc
     if (request->notify)
         handle->second_answers--;
     bool more = (c->flags & COMPLETION_MORE) != 0;
+    c->flags &= ~(uint32_t)COMPLETION_TRY_NOW; /* only a second one says so */
     request->refused = more && request->notify && c->result < 0;
     if (more && !request->refused)
         c->flags &= ~(uint32_t)COMPLETION_MORE; /* what follows finds nobody, and only frees the request */
@@ -271,6 +272,11 @@ void walrus__abandon(struct walrus *handle, uint32_t index)
     request->answer = NULL;
 }
 
+static bool has_count(uint8_t op)
+{
+    return op == OP_READ || op == OP_TOPICS || op == OP_QUERY;
+}
+
 /* false: the broker broke the protocol. */
 static bool dispatch(struct walrus *handle, struct completion *c)
 {
@@ -280,7 +286,8 @@ static bool dispatch(struct walrus *handle, struct completion *c)
     struct request *request = &handle->requests[index];
     if (request->kind == REQUEST_FREE || request->generation != (uint32_t)(c->user_data >> 32))
         return false;
-    if (c->result < -4095) /* not an errno; a wrong count is found by who asked */
+    /* Not an errno, or a count where there is none; a wrong count is found by who asked. */
+    if (c->result < -4095 || (c->result > 0 && !has_count(request->op)))
         return false;
     handle->dispatched++;
     if (c->result == -ESHUTDOWN && walrus__reconnect_holds(handle, index))

@@ -509,7 +509,7 @@ static void check_all_answered(const struct peer *peer)
 
 void rig_stop(bool log_too)
 {
-    rig.refuse_count = 0;
+    rig.refuse_count = kernel_limit = 0;
     int rc = server_stop(rig.server, PATIENCE_NS);
     check_bug(rc == 0);
     for (int i = 0; i < PEERS; i++) {

@@ -1,5 +1,6 @@
 /* kernel.c: see kernel.h. */
 #include "kernel.h"
+#include "kernel_heap.h"
 
 #include "../../broker/io/worker.h"
 #include "../../shared/base.h"
@@ -13,6 +14,7 @@
 
 struct kernel_hooks kernel_hooks;
 int64_t kernel_now;
+uint32_t kernel_limit;
 const uint8_t *kernel_views;
 
 static struct kernel_fd table[KERNEL_FDS];
@@ -20,169 +22,7 @@ static uint8_t *memories; /* KERNEL_SLOTS of KERNEL_VIEW_BYTES, of which KERNEL_
 static bool slot_taken[KERNEL_SLOTS];
 static uint32_t mapped[KERNEL_SLOTS];
 static uint32_t descriptors, mappings;
-
-/* ------------------------------------------------------------------------------------------------- heap */
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1 /* as gcc says it */
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(at, bytes)   ((void)(at), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
-#endif
-
-#define HEAP_BYTES  (16u << 20)
-#define LARGE_BYTES (64u << 10) /* from here on a block of its own, whose content is not saved */
-#define LARGE_MOST  32
-
-static uint8_t *heap;
-static size_t heap_used, heap_most;
-
-static struct large {
-    void *at;
-    size_t bytes;
-    bool used;
-} larges[LARGE_MOST];
-
-/* In front of each one in the heap, and nobody's but ours: between two blocks there is always one. */
-struct block {
-    size_t bytes;
-    uint64_t used;
-};
-
-static struct block *block_at(size_t at)
-{
-    return (struct block *)(void *)(heap + at);
-}
-
-static size_t whole_block(size_t bytes)
-{
-    return sizeof(struct block) + align_up(bytes, 16);
-}
-
-static void guard_large(const struct large *large)
-{
-    if (large->used)
-        ASAN_UNPOISON_MEMORY_REGION(large->at, large->bytes);
-    else
-        ASAN_POISON_MEMORY_REGION(large->at, large->bytes);
-}
-
-static void *large_block(size_t bytes)
-{
-    for (int i = 0; i < LARGE_MOST; i++) {
-        struct large *large = &larges[i];
-        if (large->used || (large->at != NULL && large->bytes != bytes))
-            continue;
-        if (large->at == NULL)
-            *large = (struct large){.at = aligned_alloc(65536, align_up(bytes, 65536)), .bytes = bytes};
-        check_bug(large->at != NULL);
-        large->used = true;
-        guard_large(large);
-        return large->at;
-    }
-    bug(__FILE__, __LINE__, "more large blocks than a target needs");
-}
-
-void *kernel_malloc(size_t bytes)
-{
-    if (bytes >= LARGE_BYTES)
-        return large_block(bytes);
-    size_t whole = whole_block(bytes);
-    if (heap == NULL)
-        heap = aligned_alloc(4096, HEAP_BYTES);
-    check_bug(heap != NULL && whole <= HEAP_BYTES - heap_used);
-    struct block *block = block_at(heap_used);
-    ASAN_UNPOISON_MEMORY_REGION(block, whole);
-    *block = (struct block){.bytes = bytes, .used = 1};
-    heap_used += whole;
-    heap_most = max_u64(heap_most, heap_used);
-    uint8_t *at = (uint8_t *)(block + 1);
-    ASAN_POISON_MEMORY_REGION(at + bytes, whole - sizeof *block - bytes);
-    ASAN_POISON_MEMORY_REGION(block, sizeof *block);
-    return at;
-}
-
-static struct block *block_of(void *pointer)
-{
-    struct block *block = (struct block *)pointer - 1;
-    ASAN_UNPOISON_MEMORY_REGION(block, sizeof *block);
-    return block;
-}
-
-/* What is whose, after the heap was brought back: all is open when this is called. */
-static void guard_heap(void)
-{
-#ifdef __SANITIZE_ADDRESS__
-    for (size_t at = 0, whole; at < heap_used; at += whole) {
-        struct block *block = block_at(at);
-        size_t bytes = block->used ? block->bytes : 0;
-        whole = whole_block(block->bytes);
-        ASAN_POISON_MEMORY_REGION((uint8_t *)(block + 1) + bytes, whole - sizeof *block - bytes);
-        ASAN_POISON_MEMORY_REGION(block, sizeof *block);
-    }
-    ASAN_POISON_MEMORY_REGION(heap + heap_used, heap_most - heap_used);
-    for (int i = 0; i < LARGE_MOST; i++)
-        if (larges[i].at != NULL)
-            guard_large(&larges[i]);
-#endif
-}
-
-void *kernel_calloc(size_t count, size_t bytes)
-{
-    check_bug(bytes == 0 || count <= SIZE_MAX / bytes);
-    void *at = kernel_malloc(count * bytes);
-    memset(at, 0, count * bytes);
-    return at;
-}
-
-void *kernel_aligned_alloc(size_t alignment, size_t bytes)
-{
-    check_bug(bytes >= LARGE_BYTES && alignment <= 65536);
-    return large_block(bytes);
-}
-
-void *kernel_realloc(void *old, size_t bytes)
-{
-    void *at = kernel_malloc(bytes);
-    if (old == NULL)
-        return at;
-    size_t had = 0;
-    for (int i = 0; i < LARGE_MOST; i++)
-        if (larges[i].at == old)
-            had = larges[i].bytes;
-    if (had == 0)
-        had = block_of(old)->bytes;
-    memcpy(at, old, had < bytes ? had : bytes);
-    kernel_free(old);
-    return at;
-}
-
-void kernel_free(void *pointer)
-{
-    if (pointer == NULL)
-        return;
-    if ((uintptr_t)pointer - (uintptr_t)heap < HEAP_BYTES) {
-        struct block *block = block_of(pointer);
-        check_bug(block->used == 1);
-        block->used = 0;
-        ASAN_POISON_MEMORY_REGION(block, whole_block(block->bytes));
-        return;
-    }
-    for (int i = 0; i < LARGE_MOST; i++) {
-        if (larges[i].at != pointer)
-            continue;
-        check_bug(larges[i].used);
-        larges[i].used = false;
-        guard_large(&larges[i]);
-        return;
-    }
-    free(pointer); /* the target's */
-}
+static int table_end; /* what is behind it was never open */
 
 /* ------------------------------------------------------------------------------------------ descriptors */
 
@@ -198,22 +38,20 @@ void kernel_reset(void)
     memset(table, 0, sizeof table);
     memset(slot_taken, 0, sizeof slot_taken);
     memset(mapped, 0, sizeof mapped);
-    descriptors = mappings = 0;
+    descriptors = mappings = kernel_limit = 0;
     kernel_now = FIRST_TIME;
-    heap_used = 0;
-    for (int i = 0; i < LARGE_MOST; i++)
-        larges[i].used = false;
-    if (heap != NULL)
-        guard_heap();
+    heap_reset();
 }
 
 int kernel_open(enum kernel_kind kind)
 {
-    for (int i = 0; i < KERNEL_FDS; i++) {
+    for (int i = 0; i < KERNEL_FDS && (kernel_limit == 0 || descriptors < kernel_limit); i++) {
         if (table[i].kind != KERNEL_FREE)
             continue;
         table[i] = (struct kernel_fd){.kind = kind, .slot = -1};
         descriptors++;
+        if (i >= table_end)
+            table_end = i + 1;
         return KERNEL_FD + i;
     }
     errno = EMFILE;
@@ -239,8 +77,8 @@ static void slot_free_if_unused(int slot)
 {
     if (mapped[slot] > 0)
         return;
-    for (int i = 0; i < KERNEL_FDS; i++)
-        if (table[i].kind == KERNEL_FILE && table[i].slot == slot)
+    for (int i = 0; i < table_end; i++)
+        if (table[i].kind != KERNEL_FREE && table[i].slot == slot)
             return;
     slot_taken[slot] = false;
 }
@@ -248,7 +86,7 @@ static void slot_free_if_unused(int slot)
 int kernel_close(int fd)
 {
     struct kernel_fd *at = own(fd);
-    int slot = at->kind == KERNEL_FILE ? at->slot : -1;
+    int slot = at->slot;
     at->kind = KERNEL_FREE;
     at->watched = 0;
     descriptors--;
@@ -442,6 +280,7 @@ void *kernel_mremap(void *old, size_t old_length, size_t length, int flags, ...)
     va_end(args);
     check_bug(!kernel_is_view(old) && !kernel_is_view(to) && old_length == length);
     memcpy(to, old, length);
+    kernel_hooks.moved(slot_of(old), slot_of(to));
     kernel_munmap(old, length);
     return to;
 }
@@ -462,9 +301,7 @@ struct kernel_saved {
     uint32_t mapped[KERNEL_SLOTS];
     uint32_t descriptors, mappings;
     int64_t now;
-    bool large_used[LARGE_MOST];
-    size_t heap_used;
-    uint8_t *heap;
+    struct heap_saved *heap;
     uint8_t *slots[KERNEL_SLOTS];
 };
 
@@ -478,14 +315,7 @@ struct kernel_saved *kernel_save(void)
     saved->descriptors = descriptors;
     saved->mappings = mappings;
     saved->now = kernel_now;
-    for (int i = 0; i < LARGE_MOST; i++)
-        saved->large_used[i] = larges[i].used;
-    saved->heap_used = heap_used;
-    saved->heap = malloc(heap_used);
-    check_bug(saved->heap != NULL);
-    ASAN_UNPOISON_MEMORY_REGION(heap, heap_most);
-    memcpy(saved->heap, heap, heap_used);
-    guard_heap();
+    saved->heap = heap_save();
     for (int i = 0; i < KERNEL_SLOTS; i++) {
         if (!slot_taken[i])
             continue;
@@ -504,12 +334,8 @@ void kernel_restore(const struct kernel_saved *saved)
     descriptors = saved->descriptors;
     mappings = saved->mappings;
     kernel_now = saved->now;
-    for (int i = 0; i < LARGE_MOST; i++)
-        larges[i].used = saved->large_used[i];
-    heap_used = saved->heap_used;
-    ASAN_UNPOISON_MEMORY_REGION(heap, heap_most);
-    memcpy(heap, saved->heap, heap_used);
-    guard_heap();
+    kernel_limit = 0;
+    heap_restore(saved->heap);
     for (int i = 0; i < KERNEL_SLOTS; i++)
         if (slot_taken[i])
             memcpy(kernel_slot_memory(i), saved->slots[i], KERNEL_BYTES);
@@ -548,7 +374,7 @@ int kernel_epoll_wait(int epoll, struct epoll_event *events, int most, int timeo
     int count = 0;
     (void)own(epoll);
     (void)timeout;
-    for (int i = 0; i < KERNEL_FDS && count < most; i++) {
+    for (int i = 0; i < table_end && count < most; i++) {
         struct kernel_fd *at = &table[i];
         uint32_t ready = at->kind == KERNEL_FREE ? 0 : at->ready & at->watched;
         if (ready == 0)
@@ -587,10 +413,10 @@ int kernel_timerfd_create(int clock, int flags)
 
 int kernel_timerfd_settime(int fd, int flags, const struct itimerspec *value, struct itimerspec *old)
 {
-    (void)own(fd);
     (void)flags;
-    (void)value;
     (void)old;
+    own(fd)->count =
+        (uint64_t)value->it_value.tv_sec * (uint64_t)NS_PER_S + (uint64_t)value->it_value.tv_nsec;
     return 0;
 }
 
@@ -628,7 +454,8 @@ int kernel_connect(int fd, const struct sockaddr *address, socklen_t length)
     (void)own(fd);
     (void)address;
     (void)length;
-    return 0;
+    int rc = kernel_hooks.connect(fd);
+    return rc == 0 ? 0 : fails(-rc);
 }
 
 int kernel_getsockopt(int fd, int level, int name, void *value, socklen_t *length)

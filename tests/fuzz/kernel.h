@@ -58,7 +58,7 @@ enum kernel_kind {
 
 struct kernel_fd {
     enum kernel_kind kind;
-    uint64_t count;      /* EVENT */
+    uint64_t count;      /* EVENT; of a timer: when it fires, 0 = never */
     uint64_t size;       /* FILE */
     int seals;           /* FILE */
     int slot;            /* FILE: -1 none yet */
@@ -75,14 +75,17 @@ struct kernel_hooks {
     /* NULL: everything that is sent is taken. */
     ssize_t (*send)(int fd, const void *bytes, size_t length, const struct msghdr *message);
     int (*accept)(int fd);                         /* a descriptor or a negative errno */
+    int (*connect)(int fd);                        /* 0 or a negative errno */
     int (*poll)(struct pollfd *fds, nfds_t count); /* may move time */
     /* A look at `length` bytes at `offset` of the peer's file in this slot, whose memory this is. */
     void (*read)(int slot, uint64_t offset, uint64_t length, uint8_t *memory);
-    void (*closed)(int fd); /* may be NULL */
+    void (*closed)(int fd);          /* may be NULL */
+    void (*moved)(int from, int to); /* mremap: what was in one slot is in another one */
 };
 
 extern struct kernel_hooks kernel_hooks;
 extern int64_t kernel_now;
+extern uint32_t kernel_limit; /* of descriptors: EMFILE beyond it; 0 = none */
 
 void kernel_reset(void); /* no descriptors, the time of the beginning */
 int kernel_open(enum kernel_kind kind);
