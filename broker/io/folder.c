@@ -26,6 +26,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -421,6 +422,23 @@ static int64_t holder_of(int fd)
     return lock.l_pid;
 }
 
+bool process_is_dying(int64_t pid)
+{
+    char path[64], line[128];
+    bool dying = false;
+    snprintf(path, sizeof path, "/proc/%lld/status", (long long)pid);
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return errno == ENOENT;
+    while (!dying && fgets(line, sizeof line, file) != NULL) {
+        bool pending = strncmp(line, "SigPnd:", 7) == 0 || strncmp(line, "ShdPnd:", 7) == 0;
+        dying = strncmp(line, "State:\tZ", 8) == 0 || strncmp(line, "State:\tX", 8) == 0 ||
+                (pending && (strtoull(line + 7, NULL, 16) & UINT64_C(1) << (SIGKILL - 1)) != 0);
+    }
+    fclose(file);
+    return dying;
+}
+
 int folder_claim(struct folder *folder, const char *name, int64_t *holder_pid)
 {
     *holder_pid = 0;
@@ -448,6 +466,8 @@ int folder_claim(struct folder *folder, const char *name, int64_t *holder_pid)
         result = errno == EAGAIN || errno == EACCES ? -EWOULDBLOCK : -errno;
         if (result == -EWOULDBLOCK)
             *holder_pid = holder_of(claim->fd);
+        if (result == -EWOULDBLOCK && *holder_pid != 0 && process_is_dying(*holder_pid))
+            result = -EINPROGRESS;
         goto close_file;
     }
     claim->device = facts.st_dev;

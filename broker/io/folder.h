@@ -19,6 +19,9 @@ struct io_file {
 
 struct claim;
 
+/* Was it killed, or has it ended? It may still hold what it had: a thread of it may be in the device. */
+bool process_is_dying(int64_t pid);
+
 struct folder {
     int fd;
     char *path;
@@ -43,6 +46,7 @@ int64_t folder_perform(struct folder *folder, struct io_op *op) must_check;
 int64_t file_perform(struct io_op *op) must_check;
 
 int folder_list(struct folder *folder, struct io_entry **entries, size_t *count) must_check;
+/* As the seam's claim; and -EINPROGRESS: the holder was killed, and will be gone once its I/O has ended. */
 int folder_claim(struct folder *folder, const char *name, int64_t *holder_pid) must_check;
 uint64_t folder_space_free(const struct folder *folder);
 

@@ -276,6 +276,24 @@ static int identity_create(struct log *log, struct error *err)
     return 0;
 }
 
+/* A holder that was killed, but whose writes are still in the device, is waited for (G11). */
+static int claim(struct log *log, int64_t *holder)
+{
+    struct io *io = log->io;
+    int64_t give_up_at = io_now(io) + log->options.lock_wait_ns;
+    bool said = false;
+    int error;
+    while ((error = io->functions->claim(io, CLAIM_FILE, holder)) == -EINPROGRESS &&
+           io_now(io) < give_up_at) {
+        if (!said)
+            log_say(log, SAY_NOTICE, "waiting for the I/O of a dead predecessor, process %lld",
+                    (long long)*holder);
+        said = true;
+        io->functions->sleep(io, LOCK_POLL);
+    }
+    return error;
+}
+
 int store_open(struct log *log, struct store_list *list, struct error *err)
 {
     struct io *io = log->io;
@@ -289,7 +307,10 @@ int store_open(struct log *log, struct store_list *list, struct error *err)
     }
     store_list_free(list);
     int64_t holder = 0;
-    error = io->functions->claim(io, CLAIM_FILE, &holder);
+    error = claim(log, &holder);
+    if (error == -EINPROGRESS)
+        return error_set(err, -ETIMEDOUT, "store %s: process %lld was killed, but its I/O does not end",
+                         io->folder, (long long)holder);
     if (error == -EWOULDBLOCK)
         return error_set(
             err, -EBUSY,

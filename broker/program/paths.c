@@ -6,6 +6,7 @@
  *
  * A folder under the temporary folder may have been made by somebody else between look and mkdir: it is
  * looked at again after. */
+#include "../io/folder.h"
 #include "paths.h"
 
 #include <fcntl.h>
@@ -189,6 +190,8 @@ int socket_probe(const char *path, struct error *err)
     close(fd);
     switch (failed) {
     case 0:
+        if (who.pid != 0 && process_is_dying(who.pid))
+            return 0; /* its descriptors are closed once its I/O has ended; the store is waited for */
         return error_set(err, -EADDRINUSE, "%s: pid %d already serves there: stop it, or give another path",
                          path, (int)who.pid);
     case ECONNREFUSED: /* stale */
