@@ -52,6 +52,8 @@ static int record_life(struct crash *crash, bool last, struct error *err)
         return error_wrap(err, "while recording");
     producers_go(crash->ledger);
     rc = let_write(crash, random_below(random, LIFE_BYTES), err);
+    if (rc == 0 && last && crash->fault != NULL)
+        rc = crash->fault(crash, err);
     if (rc == 0 && !last && random_below(random, 3) == 0)
         rc = daemon_stop(&crash->daemon, err);
     daemon_kill(&crash->daemon);
@@ -71,7 +73,7 @@ static int record_lives(struct crash *crash, struct error *err)
     return rc;
 }
 
-int crash_record(struct crash *crash, struct error *err)
+static int record(struct crash *crash, struct error *err)
 {
     struct device *device = &crash->device;
     struct device_switches *switches = device->switches;
@@ -82,6 +84,7 @@ int crash_record(struct crash *crash, struct error *err)
         rc = image_begin(&crash->image, device, err);
     if (rc != 0)
         return rc;
+    crash->image.only_log_is_torn = strcmp(crash->type, "xfs") == 0;
     switches->lying = crash->lying;
     switches->flush_ns = (int64_t)random_below(&crash->work->run.random, 3) * NS_PER_MS / 10;
     rc = file_system_mount(device->file, true, crash->type, crash->folder, err);
@@ -120,7 +123,7 @@ static int check_image(struct crash *crash, uint64_t position, struct sight *sig
     *served = device_position(&crash->device);
     daemon_kill(&crash->daemon);
     int unmounted = file_system_unmount(crash->folder, err);
-    crash->work->done++;
+    crash->images++;
     if (rc == 0 && crash->device.switches->overflow != 0)
         rc = error_set(err, -EFBIG, "the recording is too long");
     return rc < 0 ? rc : unmounted;
@@ -193,12 +196,13 @@ static uint64_t some_flush(struct crash *crash)
 static struct cut random_cut(struct crash *crash)
 {
     uint64_t *random = &crash->work->run.random;
-    uint64_t kind = random_below(random, 4);
+    uint64_t kind = crash->only_flushed ? 0 : random_below(random, 4);
     uint64_t position = kind < 2    ? some_answer(crash)
                         : kind == 2 ? some_flush(crash)
                                     : random_below(random, crash->image.end + 1);
     return (struct cut){.position = position,
-                        .choice = (enum choice)random_below(random, CHOICES),
+                        .choice =
+                            crash->only_flushed ? CHOICE_NONE : (enum choice)random_below(random, CHOICES),
                         .seed = random_next(random)};
 }
 
@@ -208,19 +212,19 @@ static int by_position(const void *one, const void *other)
     return a->position < b->position ? -1 : a->position > b->position;
 }
 
-int crash_cut(struct crash *crash, uint64_t images, struct error *err)
+static int cut_some(struct crash *crash, uint64_t images, struct error *err)
 {
     struct cut cuts[MOST_CUTS];
     struct work *work = crash->work;
-    uint64_t count = min_u64(images, MOST_CUTS), end = work->done + images;
+    uint64_t count = min_u64(images, MOST_CUTS), end = crash->images + images;
     int rc = 0;
     for (uint64_t i = 0; i < count; i++)
         cuts[i] = random_cut(crash);
     qsort(cuts, count, sizeof cuts[0], by_position);
-    for (uint64_t i = 0; rc == 0 && i < count && work->done < end; i++) {
+    for (uint64_t i = 0; rc == 0 && i < count && crash->images < end; i++) {
         rc = try_cut(crash, cuts[i], err);
-        run_progress(&work->run, "%llu images, %.1f a second", (unsigned long long)work->done,
-                     (double)work->done / ((double)(now_ns() - work->run.started_ns) / 1e9));
+        run_progress(&work->run, "%llu images, %.1f a second", (unsigned long long)crash->images,
+                     (double)crash->images / ((double)(now_ns() - work->run.started_ns) / 1e9));
     }
     return rc;
 }
@@ -240,7 +244,7 @@ int crash_begin(struct crash *crash, struct work *work, const char *type, struct
     work->device = &crash->device;
     snprintf(crash->folder, sizeof crash->folder, "%s/mounted", work->run.folder);
     snprintf(work->run.store, sizeof work->run.store, "%s/mounted/store", work->run.folder);
-    if (mkdir(crash->folder, 0700) != 0)
+    if (mkdir(crash->folder, 0700) != 0 && errno != EEXIST)
         return error_set(err, -errno, "%s: %s", crash->folder, strerror(errno));
     return 0;
 }
@@ -267,9 +271,10 @@ int crash_round(struct crash *crash, uint64_t images, struct error *err)
     crash->ledger = ledger_new(WALRUS_LEVEL_DURABLE);
     if (crash->ledger == NULL)
         return error_set(err, -ENOMEM, "out of memory");
-    int rc = crash_record(crash, err);
+    crash->ledger->may_fail = crash->fault != NULL;
+    int rc = record(crash, err);
     if (rc == 0)
-        rc = crash_cut(crash, images, err);
+        rc = cut_some(crash, images, err);
     crash->recordings++;
     crash->acked += crash->ledger->acked;
     crash->steps += crash->image.end;
@@ -287,6 +292,7 @@ static int job_of(struct work *work, const char *type, struct error *err)
     while (rc == 0 && work_goes_on(work)) {
         uint64_t left = work->count > work->done ? work->count - work->done : IMAGES_A_RECORD;
         rc = crash_round(&crash, min_u64(left, IMAGES_A_RECORD), err);
+        work->done = crash.images;
     }
     if (rc == 0)
         snprintf(

@@ -9,13 +9,16 @@ struct crash {
     const char *type;    /* of the file system */
     const char *preload; /* into the recorded brokers, which then use pwrite; or NULL */
     bool lying;          /* the recorder leaves the flushes out */
+    bool only_flushed;   /* nothing else survives a cut, and all cuts are where something was answered */
     struct device device;
     struct image image;
     struct ledger *ledger;
     struct sight *sight, *sight_again;
     struct daemon daemon;
     char folder[PATH_MAX]; /* where it is mounted */
-    uint64_t recordings, steps, acked, again;
+    /* Called in the last life of a recording, while producers work; NULL: no fault. */
+    int (*fault)(struct crash *crash, struct error *err);
+    uint64_t recordings, images, steps, acked, again;
 };
 
 /* The device and the place. SOAK_SKIPPED with words where the machine lacks something. crash_end either
@@ -24,8 +27,5 @@ int crash_begin(struct crash *crash, struct work *work, const char *type, struct
 void crash_end(struct crash *crash);
 /* A new recording, and so many images of it. */
 int crash_round(struct crash *crash, uint64_t images, struct error *err) must_check;
-/* The two halves of it. The ledger must be there. */
-int crash_record(struct crash *crash, struct error *err) must_check;
-int crash_cut(struct crash *crash, uint64_t images, struct error *err) must_check;
 
 #endif

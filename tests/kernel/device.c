@@ -3,8 +3,8 @@
  *   1. device_make forks the server. It mounts, answers, and says so in the switches.
  *   2. Requests are answered one after the other, so the log has an order: a write is in it before it is
  *      answered, a flush covers every write that stands before it.
- *   3. While `hold` is set, writes are queued, unanswered; reads and flushes go on. A thread does them, in
- *      order, once it is 0 again.
+ *   3. While `hold` is set, writes of groups of the log are queued, unanswered; everything else goes on, the
+ *      file system's own writes among it. A thread does them, in order, once it is 0 again.
  *
  * Invariant: a flush in the log is one that was answered with 0, or STEP_FAILED_FLUSH. */
 #include <fcntl.h>
@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../broker/log/format.h"
 #include "device.h"
 
 int namespace_make(struct error *err)
@@ -175,7 +176,9 @@ static void on_write(fuse_req_t request, fuse_ino_t node, const char *data, size
         return;
     }
     pthread_mutex_lock(&server->mutex);
-    bool hold = __atomic_load_n(&server->switches->hold, __ATOMIC_ACQUIRE) != 0 || server->first != NULL;
+    uint64_t magic = 0;
+    memcpy(&magic, data, length < sizeof magic ? length : sizeof magic);
+    bool hold = magic == GROUP_MAGIC && __atomic_load_n(&server->switches->hold, __ATOMIC_ACQUIRE) != 0;
     struct held *held = hold ? malloc(sizeof *held + length) : NULL;
     if (held != NULL) {
         *held = (struct held){.request = request, .offset = (uint64_t)offset, .length = length};
@@ -281,7 +284,8 @@ int device_make(struct work *work, uint64_t size, struct device *device, struct 
     snprintf(device->folder, sizeof device->folder, "%s/device", work->run.folder);
     snprintf(device->file, sizeof device->file, "%s/device/" NAME, work->run.folder);
     device->memory = memfd_create("walrus-kernel-device", MFD_CLOEXEC);
-    if (device->memory < 0 || ftruncate(device->memory, (off_t)size) != 0 || mkdir(device->folder, 0700) != 0)
+    if (device->memory < 0 || ftruncate(device->memory, (off_t)size) != 0 ||
+        (mkdir(device->folder, 0700) != 0 && errno != EEXIST))
         return error_set(err, -errno, "cannot make the device: %s", strerror(errno));
     device->content = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, device->memory, 0);
     device->steps = shared_new(DEVICE_STEPS * sizeof *device->steps);

@@ -31,7 +31,7 @@ struct device_switches {
     uint32_t overflow;     /* the log was full: its end is missing */
     uint32_t recording;    /* add to the log */
     uint32_t lying;        /* flushes are answered, and not recorded */
-    uint32_t hold;         /* keep writes in the device, unanswered, until this is 0 again */
+    uint32_t hold;         /* keep groups of the log in the device, unanswered, until this is 0 again */
     uint32_t held;         /* writes kept so now */
     uint32_t fail_writes;  /* so many writes from now on fail with EIO; half of each is done */
     uint32_t fail_flushes; /* so many flushes from now on fail with EIO */

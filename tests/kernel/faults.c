@@ -1,13 +1,345 @@
-#include "kernel.h"
+/* faults.c: devices and file systems that are full or fail (G9, G10).
+ *
+ * full: a small ext4 on a loop device over a tmpfs.
+ *   1. Writes until the file system is full: they are refused with -ENOSPC, what is there can be read.
+ *   2. A file is removed: without a restart writes go on. Kill, restart: nothing is lost.
+ *   3. The tmpfs below is made full: blocks that were prepared as zeroes are given back to it, so that the
+ *      device has no room for what is written to them: real errors, at writes or at flushes, as the kernel
+ *      has it. The broker answers -EIO, or ends with its own code (74); what is there can be read as long
+ *      as it lives.
+ *   4. Room comes back, the file system is mounted anew: nothing acknowledged is lost, nothing failed is
+ *      back.
+ *   Steps 3 and 4 are not for mmap: ext4 can answer a flush of mapped pages with 0 although, its journal
+ *   gone, it could not mark their blocks as written ("potential data loss" in the kernel log). Direct writes
+ *   have that error themselves.
+ *
+ * failing: a write or a flush of the recorded device fails while producers work. Then the power is cut, in
+ * all the ways of crash.c: an answer to anything in the failed group would be a lost batch. */
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "crash.h"
+
+#define EXIT_FLUSH_FAILED 74
+#define DISK_BYTES        (UINT64_C(64) << 20)
+#define BALLAST_BYTES     (UINT64_C(24) << 20)
+#define BLOCK             4096u
+#define IMAGES_OF_A_FAULT 4u
+
+/* Ends with the exit code of a failed flush, or not yet at all. */
+static int check_end(const struct daemon *daemon, struct error *err)
+{
+    if (!daemon->has_ended || (WIFEXITED(daemon->status) && WEXITSTATUS(daemon->status) == EXIT_FLUSH_FAILED))
+        return 0;
+    return error_set(err, -EBADMSG, "G10: the broker ended with status %#x, not with exit code %d",
+                     (unsigned)daemon->status, EXIT_FLUSH_FAILED);
+}
+
+/* Until *answers is at least 1 or the broker has ended. `most` acknowledged batches more, or some seconds,
+ * are an end, too: the fault met nothing. */
+static int await_answers(struct ledger *ledger, struct daemon *daemon, const uint32_t *answers, uint64_t most,
+                         struct error *err)
+{
+    uint64_t wanted = __atomic_load_n(&ledger->acked, __ATOMIC_RELAXED) + most;
+    int64_t limit = now_ns() + PATIENCE_NS / 12;
+    while (__atomic_load_n(answers, __ATOMIC_RELAXED) == 0) {
+        daemon_look(daemon);
+        if (daemon->has_ended || now_ns() > limit ||
+            __atomic_load_n(&ledger->acked, __ATOMIC_RELAXED) > wanted)
+            break;
+        int rc = verdict_check(&ledger->verdict, err);
+        if (rc == 0)
+            rc = run_interrupted(err);
+        if (rc < 0)
+            return rc;
+        pause_ns(NS_PER_MS);
+    }
+    return check_end(daemon, err);
+}
+
+/* ------------------------------------------------------------------------------------- full */
+
+struct full {
+    struct work *work;
+    struct ledger *ledger;
+    struct sight *sight;
+    struct daemon daemon;
+    struct daemon_options options;
+    pid_t pids[PRODUCERS];
+    char memory[PATH_MAX], disk[PATH_MAX], folder[PATH_MAX], ballast[PATH_MAX], filler[PATH_MAX];
+    bool device_too;
+    uint64_t no_space, errors, ends;
+};
+
+static int make_file(const char *path, uint64_t bytes, struct error *err)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int rc = fd >= 0 ? -posix_fallocate(fd, 0, (off_t)bytes) : -errno;
+    if (fd >= 0)
+        close(fd);
+    return rc == 0 ? 0 : error_set(err, rc, "%s: %s", path, strerror(-rc));
+}
+
+static int judge(struct full *full, bool settle, struct error *err)
+{
+    int rc = ledger_judge(full->work, full->ledger, 1, full->sight, err);
+    return rc == 0 && settle ? ledger_settle(full->work, full->ledger, full->sight, err) : rc;
+}
+
+static int new_life(struct full *full, struct error *err)
+{
+    int rc = daemon_start(full->work, &full->options, &full->daemon, err);
+    return rc == 0 ? judge(full, true, err) : rc;
+}
+
+static int fill_file_system(struct full *full, struct error *err)
+{
+    struct ledger *ledger = full->ledger;
+    int64_t limit = now_ns() + PATIENCE_NS / 4;
+    int rc = new_life(full, err);
+    if (rc < 0)
+        return rc;
+    producers_go(ledger);
+    while (rc == 0 && __atomic_load_n(&ledger->no_space, __ATOMIC_RELAXED) < 10 && now_ns() < limit) {
+        pause_ns(NS_PER_MS);
+        daemon_look(&full->daemon);
+        rc = full->daemon.has_ended ? error_set(err, -ECHILD, "G9: the broker ended on a full disk")
+                                    : verdict_check(&ledger->verdict, err);
+    }
+    if (rc == 0 && ledger->no_space == 0)
+        rc = error_set(err, -EBADMSG, "G9: the file system is full and no answer says so");
+    if (rc == 0)
+        rc = producers_pause(ledger, err);
+    if (rc == 0)
+        rc = judge(full, false, err); /* reads go on */
+    full->no_space += ledger->no_space;
+    if (rc < 0)
+        return error_wrap(err, "on a full file system");
+    if (unlink(full->ballast) != 0)
+        return error_set(err, -errno, "%s: %s", full->ballast, strerror(errno));
+    producers_resume(ledger);
+    rc = producers_await_acks(ledger, 30, err);
+    daemon_kill(&full->daemon);
+    if (rc == 0)
+        rc = producers_await_parked(ledger, err);
+    return rc == 0 ? new_life(full, err) : error_wrap(err, "G9: after space came back");
+}
+
+/* Gives back what the device holds of zeroes, then takes all the room there is. */
+static int fill_device(struct full *full, struct error *err)
+{
+    static const uint8_t zeroes[BLOCK];
+    uint8_t block[BLOCK];
+    int disk = open(full->disk, O_RDWR | O_CLOEXEC),
+        filler = open(full->filler, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int rc = disk >= 0 && filler >= 0 ? 0 : error_set(err, -errno, "%s: %s", full->disk, strerror(errno));
+    for (off_t at = 0; rc == 0 && (uint64_t)at < DISK_BYTES; at += BLOCK)
+        if (pread(disk, block, BLOCK, at) == BLOCK && memcmp(block, zeroes, BLOCK) == 0)
+            (void)!fallocate(disk, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, BLOCK);
+    memset(block, 1, BLOCK);
+    for (uint64_t i = 0; rc == 0 && i < 2 * DISK_BYTES / BLOCK; i++)
+        if (write(filler, block, BLOCK) != BLOCK)
+            break;
+    if (disk >= 0)
+        close(disk);
+    if (filler >= 0)
+        close(filler);
+    return rc;
+}
+
+static int full_device(struct full *full, struct error *err)
+{
+    struct ledger *ledger = full->ledger;
+    ledger->errors = ledger->no_space = 0;
+    int mounted = open(full->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* Nothing is written to the device while its zeroes are looked for. */
+    if (mounted < 0 || ioctl(mounted, FIFREEZE, 0) != 0)
+        return error_set(err, -errno, "%s: cannot freeze it: %s", full->folder, strerror(errno));
+    int rc = fill_device(full, err);
+    if (ioctl(mounted, FITHAW, 0) != 0 && rc == 0)
+        rc = error_set(err, -errno, "%s: cannot thaw it: %s", full->folder, strerror(errno));
+    close(mounted);
+    if (rc < 0)
+        return rc;
+    producers_go(ledger);
+    rc = await_answers(ledger, &full->daemon, &ledger->errors, UINT64_MAX / 2, err);
+    if (rc == 0 && !full->daemon.has_ended && ledger->errors == 0 && ledger->no_space == 0)
+        rc = error_set(err, -EBADMSG, "G9: the device is full and no answer says so");
+    full->errors += ledger->errors;
+    full->ends += full->daemon.has_ended;
+    if (rc == 0 && !full->daemon.has_ended) {
+        rc = producers_pause(ledger, err);
+        daemon_look(&full->daemon);
+        if (rc == 0 && !full->daemon.has_ended)
+            rc = judge(full, false, err);
+    }
+    daemon_kill(&full->daemon);
+    producers_resume(ledger);
+    if (rc == 0)
+        rc = producers_await_parked(ledger, err);
+    if (unlink(full->filler) != 0 && rc == 0)
+        rc = error_set(err, -errno, "%s: %s", full->filler, strerror(errno));
+    return rc < 0 ? error_wrap(err, "on a full device") : 0;
+}
+
+static int full_act(struct full *full, struct error *err)
+{
+    int rc = producers_start(full->work, full->ledger, full->pids, err);
+    if (rc == 0)
+        rc = fill_file_system(full, err);
+    if (rc == 0 && full->device_too)
+        rc = full_device(full, err);
+    if (rc == 0 && !full->device_too) {
+        producers_go(full->ledger);
+        daemon_kill(&full->daemon);
+        rc = producers_await_parked(full->ledger, err);
+    }
+    struct error other = {0};
+    daemon_kill(&full->daemon);
+    int unmounted = file_system_unmount(full->folder, rc < 0 ? &other : err);
+    if (rc == 0)
+        rc = unmounted;
+    if (rc == 0)
+        rc = file_system_mount(full->disk, false, "ext4", full->folder, err);
+    if (rc != 0)
+        return rc < 0 ? rc : error_set(err, -EIO, "mounting again: %s", err->text);
+    rc = new_life(full, err);
+    if (rc == 0) {
+        producers_go(full->ledger);
+        rc = producers_await_acks(full->ledger, 20, err);
+    }
+    daemon_kill(&full->daemon);
+    return rc < 0 ? error_wrap(err, "after the device was full") : 0;
+}
+
+static int full_round(struct full *full, const char *backend, struct error *err)
+{
+    char size[32];
+    full->options = (struct daemon_options){.arguments = {"--io", backend, "--segment", "5M"}};
+    full->ledger = ledger_new(WALRUS_LEVEL_WRITTEN);
+    full->sight = sight_new();
+    if (full->ledger == NULL || full->sight == NULL)
+        return error_set(err, -ENOMEM, "out of memory");
+    full->ledger->may_fail = true;
+    /* Not with mmap: see the top of this file. */
+    full->device_too = strcmp(backend, "mmap") != 0;
+    snprintf(size, sizeof size, "size=%llu", (unsigned long long)(DISK_BYTES + (1u << 20)));
+    if (mount("walrus-kernel", full->memory, "tmpfs", 0, size) != 0) {
+        (void)error_set(err, -errno, "mounting a tmpfs is refused here: %s", strerror(errno));
+        return SOAK_SKIPPED;
+    }
+    int disk = open(full->disk, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int rc = disk >= 0 && ftruncate(disk, (off_t)DISK_BYTES) == 0
+                 ? 0
+                 : error_set(err, -errno, "%s: %s", full->disk, strerror(errno));
+    if (disk >= 0)
+        close(disk);
+    if (rc == 0)
+        rc = file_system_make(full->disk, false, "ext4", err);
+    if (rc == 0)
+        rc = file_system_mount(full->disk, false, "ext4", full->folder, err);
+    if (rc == 0)
+        rc = make_file(full->ballast, BALLAST_BYTES, err);
+    if (rc == 0)
+        rc = full_act(full, err);
+    daemon_kill(&full->daemon);
+    producers_end(full->pids);
+    struct error ignored = {0};
+    (void)!file_system_unmount(full->folder, &ignored);
+    (void)!file_system_unmount(full->memory, &ignored);
+    ledger_free(full->ledger);
+    sight_free(full->sight);
+    full->ledger = NULL;
+    full->sight = NULL;
+    return rc < 0 ? error_wrap(err, "--io %s", backend) : rc;
+}
+
 int job_full(struct work *work, struct error *err)
 {
-    (void)work;
-    (void)error_set(err, -ENOSYS, "not yet");
-    return SOAK_SKIPPED;
+    static const char *const backends[] = {"uring", "mmap", "pwrite"};
+    struct full full = {.work = work};
+    const char *at = work->run.folder;
+    snprintf(full.memory, sizeof full.memory, "%s/memory", at);
+    snprintf(full.disk, sizeof full.disk, "%s/memory/disk", at);
+    snprintf(full.filler, sizeof full.filler, "%s/memory/filler", at);
+    snprintf(full.folder, sizeof full.folder, "%s/mounted", at);
+    snprintf(full.ballast, sizeof full.ballast, "%s/mounted/ballast", at);
+    snprintf(work->run.store, sizeof work->run.store, "%s/mounted/store", at);
+    int rc = namespace_make(err);
+    if (rc == 0 && (mkdir(full.memory, 0700) != 0 || mkdir(full.folder, 0700) != 0))
+        rc = error_set(err, -errno, "%s: %s", at, strerror(errno));
+    uint64_t first = random_below(&work->run.random, array_count(backends));
+    while (rc == 0 && work_goes_on(work)) {
+        rc = full_round(&full, backends[(first + work->done) % array_count(backends)], err);
+        work->done += rc == 0;
+        run_progress(&work->run, "%llu times full", (unsigned long long)work->done);
+    }
+    if (rc == 0)
+        snprintf(
+            work->run.totals, sizeof work->run.totals,
+            "%llu times: a full file system (%llu answers -ENOSPC, then healed), a full device (%llu answers "
+            "-EIO, %llu fail-stops); nothing lost, nothing back",
+            (unsigned long long)work->done, (unsigned long long)full.no_space,
+            (unsigned long long)full.errors, (unsigned long long)full.ends);
+    return rc;
 }
+
+/* ------------------------------------------------------------------------------------- failing */
+
+struct failing {
+    struct crash crash;
+    bool flush;
+    uint64_t met, ends, errors;
+};
+
+static int inject(struct crash *crash, struct error *err)
+{
+    struct failing *failing = (struct failing *)(void *)crash;
+    struct device_switches *switches = crash->device.switches;
+    uint32_t *left = failing->flush ? &switches->fail_flushes : &switches->fail_writes;
+    uint32_t count = failing->flush ? 1 : 1 + (uint32_t)random_below(&crash->work->run.random, 3);
+    __atomic_store_n(left, count, __ATOMIC_RELEASE);
+    int rc = await_answers(crash->ledger, &crash->daemon, &crash->ledger->errors, 200, err);
+    failing->met += __atomic_load_n(left, __ATOMIC_RELAXED) == 0;
+    failing->ends += crash->daemon.has_ended;
+    failing->errors += crash->ledger->errors;
+    __atomic_store_n(left, 0, __ATOMIC_RELEASE);
+    return rc;
+}
+
 int job_failing(struct work *work, struct error *err)
 {
-    (void)work;
-    (void)error_set(err, -ENOSYS, "not yet");
-    return SOAK_SKIPPED;
+    static const char *const types[] = {"ext4", "xfs"};
+    struct failing failing = {0};
+    uint64_t turn = random_below(&work->run.random, 2), images = 0, met = 0, ends = 0, errors = 0;
+    int rc = 0;
+    while (rc == 0 && work_goes_on(work)) {
+        failing = (struct failing){0};
+        rc = crash_begin(&failing.crash, work, types[(work->done / 2 + turn) % 2], err);
+        failing.crash.fault = inject;
+        failing.flush = work->done % 2 == 0;
+        if (rc == 0)
+            rc = crash_round(&failing.crash, IMAGES_OF_A_FAULT, err);
+        images += failing.crash.images;
+        met += failing.met;
+        ends += failing.ends;
+        errors += failing.errors;
+        if (rc < 0)
+            (void)error_wrap(err, "a %s that fails", failing.flush ? "flush" : "write");
+        crash_end(&failing.crash);
+        work->done += rc == 0;
+        run_progress(&work->run, "%llu faults", (unsigned long long)work->done);
+    }
+    if (rc == 0)
+        snprintf(work->run.totals, sizeof work->run.totals,
+                 "%llu faults (%llu met a request): %llu fail-stops with exit code %d, %llu answers -EIO; "
+                 "%llu images",
+                 (unsigned long long)work->done, (unsigned long long)met, (unsigned long long)ends,
+                 EXIT_FLUSH_FAILED, (unsigned long long)errors, (unsigned long long)images);
+    return rc;
 }

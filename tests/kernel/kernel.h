@@ -109,9 +109,10 @@ struct record {
 struct ledger {
     struct verdict verdict;
     uint8_t needed;    /* level from which on an answer binds: written for a kill, durable for a power cut */
-    bool may_fail;     /* -EIO and -ENOSPC are expected answers */
+    bool may_fail;     /* -EIO and -ENOSPC are answers that may come */
     uint32_t life;     /* producers work for life n once this is n */
     uint32_t finish;   /* producers: complete what is begun, then end */
+    uint32_t pause;    /* producers: send nothing new */
     uint32_t parked;   /* producers that have noticed the end of the life */
     uint32_t no_space; /* answers -ENOSPC */
     uint32_t errors;   /* answers -EIO */
@@ -158,6 +159,9 @@ void producers_go(struct ledger *ledger);
 int producers_await_parked(struct ledger *ledger, struct error *err) must_check;
 /* Until so many more batches are acknowledged. */
 int producers_await_acks(struct ledger *ledger, uint64_t more, struct error *err) must_check;
+/* Until nothing is in flight, and nothing new comes; then back to work. */
+int producers_pause(struct ledger *ledger, struct error *err) must_check;
+void producers_resume(struct ledger *ledger);
 void producers_end(pid_t pids[PRODUCERS]);
 
 enum slot_topic { SLOT_NONE = TOPICS };
@@ -167,6 +171,8 @@ uint32_t producer_topic(uint32_t producer, uint32_t slot);
 /* ------------------------------------------------------------------------------------------- jobs */
 
 int job_kill(struct work *work, struct error *err) must_check;
+/* Up to so many kills, held against a ledger that believes answers that no kill has to honour. */
+int kill_too_early(struct work *work, uint64_t most, struct error *err) must_check;
 int job_ext4(struct work *work, struct error *err) must_check;
 int job_xfs(struct work *work, struct error *err) must_check;
 int job_full(struct work *work, struct error *err) must_check;

@@ -225,8 +225,14 @@ static int judge_missing(const struct record *record, struct bound *bound, const
                          uint32_t topic, uint64_t position, struct error *err)
 {
     if (record->there_from <= position)
-        return error_set(err, -EBADMSG, "G1: LOST: it was answered at level %u by position %llu",
-                         record->level, (unsigned long long)record->there_from);
+        return error_set(
+            err, -EBADMSG,
+            "G1: LOST: %s at level %u, sequence %llu, epoch %llu, group %llu, by position %llu; its "
+            "topic has %llu entries",
+            record->fate == FATE_ACKED ? "it was answered" : "a start had it, and it was answered",
+            record->level, (unsigned long long)record->sequence, (unsigned long long)record->epoch,
+            (unsigned long long)record->group, (unsigned long long)record->there_from,
+            (unsigned long long)sight->entries[topic]);
     if (record->fate != FATE_ACKED || record->epoch == 0)
         return 0;
     uint64_t *group = bound_of(bound, record->epoch);

@@ -384,11 +384,17 @@ static int begin_life(struct producer *producer)
     return rc;
 }
 
+static bool is_held(struct ledger *ledger)
+{
+    return __atomic_load_n(&ledger->finish, __ATOMIC_ACQUIRE) != 0 ||
+           __atomic_load_n(&ledger->pause, __ATOMIC_ACQUIRE) != 0;
+}
+
 static bool may_send(const struct producer *producer, uint32_t slot)
 {
     return producer->kind->topics[slot] != SLOT_NONE && !producer->failed[slot] &&
            producer->in_flight[slot] < producer->kind->depth && producer->next[slot] < RECORDS &&
-           __atomic_load_n(&producer->ledger->finish, __ATOMIC_ACQUIRE) == 0;
+           !is_held(producer->ledger);
 }
 
 /* 0, or an error that says that the life is over. */
@@ -509,6 +515,36 @@ int producers_await_acks(struct ledger *ledger, uint64_t more, struct error *err
             return error_set(err, rc, "nothing is committed any more");
     }
     return rc;
+}
+
+static uint64_t unanswered(const struct ledger *ledger)
+{
+    uint64_t sum = 0;
+    for (uint32_t p = 0; p < PRODUCERS; p++)
+        for (uint32_t s = 0; s < SLOTS; s++)
+            for (uint64_t n = 1; n <= __atomic_load_n(&ledger->used[p][s], __ATOMIC_ACQUIRE); n++)
+                sum += __atomic_load_n(&ledger->records[p][s][n].fate, __ATOMIC_ACQUIRE) == FATE_SENT;
+    return sum;
+}
+
+int producers_pause(struct ledger *ledger, struct error *err)
+{
+    int64_t limit = now_ns() + PATIENCE_NS;
+    int rc = 0;
+    __atomic_store_n(&ledger->pause, 1, __ATOMIC_RELEASE);
+    /* One that had looked just before may send once more: nothing for some looks means nothing. */
+    for (int quiet = 0; rc == 0 && quiet < 20; quiet = unanswered(ledger) == 0 ? quiet + 1 : 0) {
+        pause_ns(NS_PER_MS);
+        rc = look(ledger, limit, err);
+        if (rc == -ETIMEDOUT)
+            return error_set(err, rc, "a batch gets no answer");
+    }
+    return rc;
+}
+
+void producers_resume(struct ledger *ledger)
+{
+    __atomic_store_n(&ledger->pause, 0, __ATOMIC_RELEASE);
 }
 
 void producers_end(pid_t pids[PRODUCERS])
