@@ -211,6 +211,27 @@ Test(hostile, window_places_that_cannot_be)
     read_spoiled(spoil_result, 0, 0, "bytes but no entries");
 }
 
+/* The user still reads what lies there. */
+Test(hostile, g27_an_answer_that_lies_over_entries_that_are_held)
+{
+    struct fake other = {.spoil = NULL};
+    fake_start(&other);
+    walrus *victim = CONNECT(&other, .window_bytes = MIN_WINDOW_BYTES);
+    for (int i = 0; i < 2; i++)
+        cr_assert_eq(walrus_append_for_topic(victim, "t", "entry", 5, NULL, NULL), 0);
+    walrus_entries *held, *entries;
+    cr_assert_gt(walrus_batch_read_for_topic(victim, "t", 1, NULL, &held), 0);
+    fake_pause(&other);
+    other.spoil = spoil_at_word;
+    spoil_with = 0; /* where the first answer lies */
+    fake_resume(&other);
+    cr_assert_eq(walrus_batch_read_for_topic(victim, "t", 1, NULL, &entries), -EPROTO);
+    cr_assert_not_null(strstr(walrus_error(victim), "outside the window"), "%s", walrus_error(victim));
+    walrus_entries_release(held);
+    walrus_close(victim);
+    fake_stop(&other);
+}
+
 Test(hostile, runs_that_cannot_be)
 {
     read_spoiled(spoil_run, offsetof(struct run, bytes), 0, "size of a run");

@@ -64,6 +64,7 @@ Test(hostile, g20_answers_a_descriptor_with_a_wild_field_invalid)
     WILD(d.level = LEVEL_DURABLE + 1);
     WILD(d.flags = DESCRIPTOR_FIRST);
     WILD(d.flags = 1 << 15);
+    WILD(d.number = 1); /* without a producer there are no numbers */
     WILD(d.topic = 0);
     WILD(d.topic = bad_topic + 1);
     WILD(d.topic = UINT32_MAX);
@@ -141,6 +142,69 @@ Test(hostile, g20_ends_a_connection_that_goes_over_its_credit)
     rig_turn(&rig, 40);
     cr_assert(client_ended(&bad));
     cr_assert_eq(server_values(rig.server)->session_ended_hostile, 1);
+    stop();
+}
+
+/* Before it has cost a completion that there is no room for. */
+Test(hostile, g20_ends_a_connection_over_its_credit_while_the_log_has_answered_nothing)
+{
+    start();
+    struct descriptor d = client_text(&bad, bad_topic, 0, "x");
+    rig.log.hold_answers = true;
+    for (int i = 0; i < 15; i++)
+        client_push(&bad, &d);
+    rig_turn(&rig, 40);
+    cr_assert_not(client_ended(&bad), "15 of 15 is fine");
+    client_push(&bad, &d);
+    rig_turn(&rig, 40);
+    cr_assert(client_ended(&bad));
+    rig.log.hold_answers = false;
+    stop();
+}
+
+Test(hostile, g20_a_closed_topic_number_is_nobodys_though_the_log_still_holds_a_write_of_it)
+{
+    start();
+    struct completion completion;
+    struct descriptor d = client_text(&bad, bad_topic, 0, "x"),
+                      close_it = {.op = OP_CLOSE, .topic = bad_topic};
+    rig.log.hold_answers = true;
+    client_push(&bad, &d);
+    rig_turn(&rig, 20);
+    cr_assert_eq(client_call(&rig, &bad, &close_it).result, 0);
+    d.user_data = 7;
+    cr_assert_eq(client_call(&rig, &bad, &d).result, -EINVAL);
+    rig.log.hold_answers = false;
+    rig_turn(&rig, 20);
+    cr_assert(client_pop(&bad, &completion) && completion.result == 0, "the first one was published in time");
+    stop();
+}
+
+Test(hostile, g24_a_connection_has_so_many_topics_open_and_not_one_more)
+{
+    start();
+    memcpy(bad.arena, "bad", 3);
+    struct descriptor d = {.op = OP_OPEN, .payload_bytes = 3};
+    uint32_t opened = 1; /* one it has */
+    struct completion completion;
+    while ((completion = client_call(&rig, &bad, &d)).result == 0)
+        cr_assert_lt(++opened, MAX_TOPICS_OPEN);
+    cr_assert_eq(completion.result, -EDQUOT);
+    cr_assert_eq(opened, MAX_TOPICS_OPEN - 1, "number 0 is nobody's");
+    stop();
+}
+
+/* A child that was left behind has the memory still. */
+Test(hostile, g22_what_is_published_after_a_clients_end_is_not_taken)
+{
+    start();
+    struct session *session = TAILQ_FIRST(&rig.server->sessions);
+    struct descriptor d = client_text(&bad, bad_topic, 0, "x");
+    client_push(&bad, &d);
+    session_leave(session);
+    client_push(&bad, &d);
+    rig_turn(&rig, 40);
+    cr_assert_eq(fake_topic(&rig.log, "bad")->count, 1);
     stop();
 }
 
