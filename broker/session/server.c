@@ -190,8 +190,7 @@ int server_turn(struct server *server)
     session_reap_ended(server);
     handshake_free_over(server);
     server->turn_ended_ns = io_now(server->io);
-    if (drained != server->values.session_descriptors_drained)
-        spin_learn(server);
+    spin_learn(server, drained != server->values.session_descriptors_drained);
     turn_stats(server, server->turn_ended_ns);
     return 0;
 }

@@ -356,8 +356,9 @@ struct server {
     int64_t small_group_ns; /* shortest time of a group, of late; 0: none yet */
     int64_t log_deadline;
     int64_t spin_checked_ns; /* load looked at */
-    bool crowded;            /* more runnable threads than cores */
-    int load_fd;
+    bool crowded;            /* this thread had to wait for a core of late */
+    int64_t waited_ns;       /* how long in all, when looked at last */
+    int schedstat_fd;
     int cores;
     int64_t gap_ns; /* how long the ring is empty between two pieces of work: a moving average */
     uint32_t turns_since_poll;
@@ -370,7 +371,7 @@ struct server {
     bool no_pidfd_said;
     bool rights_refused; /* by the kernel: no message carries descriptors */
     int64_t turn_started_ns;
-    int64_t idle_since_ns; /* when the last work was done */
+    int64_t idle_since_ns; /* when the last work was done and nothing was owed any more; 0: something is */
 
     struct stat_values values;
     uint64_t stat_updates;
@@ -565,7 +566,7 @@ int64_t share_deadline(const struct server *server);
 void spin_start(struct server *server);
 void spin_stop(struct server *server);
 bool spin_until_work(struct server *server, int64_t now);
-void spin_learn(struct server *server);
+void spin_learn(struct server *server, bool drained);
 
 /* stat.c */
 void stat_turn(struct server *server, int64_t now);

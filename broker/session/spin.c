@@ -7,7 +7,7 @@
  *     moves with every gap, slept or not, so a client that has become slow costs a few useless spins and then
  *     none.
  *
- * Never when the kernel has more runnable threads than cores (the spinner would take its own client's core),
+ * Never when this thread had to wait for a core of late (the spinner would take its own client's core),
  * and never while an answer waits for the device and nothing gathers: busy polling has starved completions;
  * sleeping in the kernel is how they come soonest. */
 #include "session.h"
@@ -19,6 +19,7 @@
 #define SPIN_MOST       INT64_C(60000)
 #define GAP_CAP         INT64_C(1000000)
 #define LOAD_PERIOD_NS  INT64_C(1000000)
+#define WAITED_PART     20 /* more than this part of the time without a core: crowded */
 #define LOOKS_PER_TIME  32
 #define ROUNDS_PER_POLL 16 /* doorbells of parked sessions, new connections: a system call */
 
@@ -26,38 +27,39 @@ void spin_start(struct server *server)
 {
     cpu_set_t set;
     server->cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    server->load_fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    server->schedstat_fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
     server->gap_ns = GAP_CAP;
 }
 
 void spin_stop(struct server *server)
 {
-    if (server->load_fd >= 0)
-        close(server->load_fd);
+    if (server->schedstat_fd >= 0)
+        close(server->schedstat_fd);
 }
 
-/* The fourth field of /proc/loadavg is "runnable/all", ourselves included. */
-static bool too_many_runnable(const struct server *server)
+/* The second number of schedstat: how long this thread has been runnable and waited for a core, in ns. (The count
+ * of runnable threads in /proc/loadavg would say too much: since Linux 6.12 a thread stays counted for a while
+ * after it has gone to sleep.) */
+static bool waited_for_a_core(struct server *server, int64_t period)
 {
-    char text[128];
-    ssize_t n = server->load_fd >= 0 ? pread(server->load_fd, text, sizeof text - 1, 0) : -1;
+    char text[96];
+    ssize_t n = server->schedstat_fd >= 0 ? pread(server->schedstat_fd, text, sizeof text - 1, 0) : -1;
     if (n <= 0)
         return true; /* not known: be polite */
     text[n] = '\0';
-    char *at = text;
-    for (int field = 0; field < 3 && at != NULL; field++) {
-        at = strchr(at, ' ');
-        if (at != NULL)
-            at++;
-    }
-    return at == NULL || strtol(at, NULL, 10) > server->cores;
+    const char *at = strchr(text, ' ');
+    int64_t waited = at != NULL ? strtoll(at, NULL, 10) : 0;
+    int64_t lately = waited - server->waited_ns;
+    server->waited_ns = waited;
+    return lately > period / WAITED_PART;
 }
 
 static bool crowded(struct server *server, int64_t now)
 {
-    if (now - server->spin_checked_ns >= LOAD_PERIOD_NS) {
+    int64_t period = now - server->spin_checked_ns;
+    if (period >= LOAD_PERIOD_NS) {
         server->spin_checked_ns = now;
-        server->crowded = server->cores < 2 || too_many_runnable(server);
+        server->crowded = server->cores < 2 || waited_for_a_core(server, period);
     }
     return server->crowded;
 }
@@ -74,14 +76,19 @@ static int64_t spin_length(const struct server *server)
     return server->gap_ns <= SPIN_MOST ? SPIN_MOST : 0;
 }
 
-/* Called when work was found: how long was there none? */
-void spin_learn(struct server *server)
+/* At the end of each turn. What counts is the time from the moment when nothing is owed any more, so that a spin
+ * could begin, to the next work: not the device's time before it. */
+void spin_learn(struct server *server, bool drained)
 {
-    int64_t gap = server->turn_started_ns - server->idle_since_ns;
-    if (gap > GAP_CAP)
-        gap = GAP_CAP;
-    server->gap_ns += (gap - server->gap_ns) / 4;
-    server->idle_since_ns = server->turn_ended_ns;
+    if (drained && server->idle_since_ns != 0) {
+        int64_t gap = server->turn_started_ns - server->idle_since_ns;
+        gap = gap < 0 ? 0 : gap > GAP_CAP ? GAP_CAP : gap;
+        server->gap_ns += (gap - server->gap_ns) / 4;
+    }
+    if (device_owes_answers(server))
+        server->idle_since_ns = 0;
+    else if (drained || server->idle_since_ns == 0)
+        server->idle_since_ns = server->turn_ended_ns;
 }
 
 /* True: something is there, do not sleep. */
