@@ -26,6 +26,7 @@ struct ledger {
 struct read_back {
     bool done;
     bool after_restart; /* the broker was stopped and started between writing and reading */
+    uint32_t sample;    /* every how many-th topic was read; 1: all */
     uint32_t topics;
     uint64_t entries, bytes;
     double seconds;
@@ -39,7 +40,8 @@ uint32_t ledger_run(struct ledger *ledger);
 int ledger_add(struct ledger *ledger, const struct load *load, uint32_t run,
                const uint64_t *batches) must_check;
 
-/* Reads every topic of the ledger and compares each entry with what it must be. 0 if the reading could be
+/* Reads every topic of the ledger (of very many some hundreds, evenly) and compares each entry with what it
+ * must be. 0 if the reading could be
  * done: then result says what was found; *interrupted ends it. */
 int ledger_read_back(const struct ledger *ledger, const struct payload_pool *pool, const char *socket_path,
                      const volatile sig_atomic_t *interrupted, struct read_back *result,

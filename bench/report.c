@@ -205,8 +205,8 @@ static json_t *json_row(const struct bench *bench, const struct row *row)
         json_object_set_new(extras, row->extras[i].name, real(row->extras[i].value));
     json_object_set_new(object, "more", extras);
     json_object_set_new(object, "read_back",
-                        json_pack("{sb sb sI sI sI sf ss}", "equal",
-                                  (int)(back->done && back->trouble[0] == 0), "after_restart",
+                        json_pack("{sI sb sb sI sI sI sf ss}", "every_nth_topic", (json_int_t)back->sample,
+                                  "equal", (int)(back->done && back->trouble[0] == 0), "after_restart",
                                   (int)back->after_restart, "topics", (json_int_t)back->topics, "entries",
                                   (json_int_t)back->entries, "bytes", (json_int_t)back->bytes, "seconds",
                                   back->seconds, "trouble", back->trouble));
@@ -398,9 +398,10 @@ static void table_row(const struct bench *bench, const struct row *row)
     else if (back->trouble[0] != 0)
         printf("  READ BACK IS NOT WHAT WAS WRITTEN: %s\n", back->trouble);
     else
-        printf("  read back %s: %s entries of %u topics, all equal (%.2f s)\n",
+        printf("  read back %s: %s entries of %u topics%s, all equal (%.2f s)\n",
                back->after_restart ? "after a restart" : "(the broker was not restarted)",
-               grouped((double)back->entries, text), back->topics, back->seconds);
+               grouped((double)back->entries, text), back->topics, back->sample > 1 ? " (a sample)" : "",
+               back->seconds);
 }
 
 int report_table(const struct bench *bench)

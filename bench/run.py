@@ -214,7 +214,7 @@ def show(reports, seconds):
     goals = [(row, goal) for row in rows for goal in row["goals"]]
     met = sum(goal["met"] is True for _, goal in goals)
     print(f"\n{met} of {len(goals)} goals met; {sum(row['disturbed'] for row in rows)} of {len(rows)} rows were disturbed by others at "
-          f"work on this machine; everything read back equal: {'yes' if all(r['read_back']['equal'] for r in rows) else 'NO'}; "
+          f"work on this machine; everything read back (of 10,000 topics every 20th) equal: {'yes' if all(r['read_back']['equal'] for r in rows) else 'NO'}; "
           f"{seconds:.0f} s")
 
 
