@@ -8,8 +8,8 @@
  *   3. After each life its end is also answered in other ways: images that are recovered and judged, some
  *      with a crash or a fault at each point of the recovery; and one with damage in it (a flipped bit, a
  *      lost block, a block in the wrong place). That one must be refused, or read as the committed bytes or
- *      -EBADMSG. What may be missing without a word is the end of the last life that served: its last bytes
- *      rotting is beyond one node.
+ *      -EBADMSG. What may be missing without a word is what only the last flushed bytes say: that is of the
+ *      last life that served, and of the one before, whose tail it has copied.
  *   4. A last start judges the whole. */
 #include "explorer.h"
 
@@ -160,7 +160,7 @@ static bool damage(struct image *image, struct seed *seed, bool *small, char wha
 }
 
 static void judge_damaged(struct explorer *explorer, const struct branch *from, struct seed *seed,
-                          uint64_t life_began)
+                          uint64_t may_rot_since)
 {
     struct branch branch;
     struct run_state run;
@@ -175,7 +175,7 @@ static void judge_damaged(struct explorer *explorer, const struct branch *from, 
     }
     snprintf(explorer->place, sizeof explorer->place, "%.100s %.140s", place, what);
     branch.visible = 0;
-    branch.ledger.rot_since = life_began;
+    branch.ledger.rot_since = may_rot_since;
     explorer->result.images++;
     explorer->result.different++;
     explorer->result.recoveries++;
@@ -206,7 +206,7 @@ static struct choices random_choices(struct seed *seed)
 }
 
 static void judge_other_ends(struct explorer *explorer, const struct branch *branch, struct seed *seed,
-                             const struct swarm *swarm, uint64_t life_began)
+                             const struct swarm *swarm, uint64_t may_rot_since)
 {
     for (uint32_t i = 0; i < swarm->others && explorer_goes_on(explorer); i++) {
         enum crash kind = random_crash(seed, swarm);
@@ -214,7 +214,7 @@ static void judge_other_ends(struct explorer *explorer, const struct branch *bra
     }
     for (uint32_t i = 0; i < 2 * swarm->others && !explorer->options.no_damage && explorer_goes_on(explorer);
          i++)
-        judge_damaged(explorer, branch, seed, life_began);
+        judge_damaged(explorer, branch, seed, may_rot_since);
 }
 
 struct explore_result explore_random(uint64_t seed, const struct explore_options *options, uint64_t *trace)
@@ -234,7 +234,7 @@ struct explore_result explore_random(uint64_t seed, const struct explore_options
     branch.ledger.max_anonymous = seed_chance(&draws, 300) ? 2 : 0;
     struct swarm swarm = draw_swarm(&draws);
     *trace = 0;
-    uint64_t life_began = 1; /* the last one that served */
+    uint64_t life_began = 1, may_rot_since = 1; /* the last one that served, and the one before */
     uint32_t lives = 2 + (uint32_t)seed_below(&draws, 3);
     for (uint32_t life = 0; life <= lives && !explorer.result.failed; life++) {
         snprintf(explorer.place, sizeof explorer.place, "life %u", life + 1);
@@ -245,11 +245,13 @@ struct explore_result explore_random(uint64_t seed, const struct explore_options
             break;
         }
         uint64_t before = branch.ledger.next_order;
-        if (random_life(&explorer, &branch, &draws, &swarm, trace))
+        if (random_life(&explorer, &branch, &draws, &swarm, trace)) {
+            may_rot_since = life_began;
             life_began = before;
+        }
         if (branch_broken(&explorer, &branch))
             break;
-        judge_other_ends(&explorer, &branch, &draws, &swarm, life_began);
+        judge_other_ends(&explorer, &branch, &draws, &swarm, may_rot_since);
         branch_crash(&branch, random_crash(&draws, &swarm), random_choices(&draws));
         explorer.result.images++;
         explorer.result.different++;

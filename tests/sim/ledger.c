@@ -90,16 +90,22 @@ struct batch *ledger_at(struct ledger *ledger, uint32_t id)
 
 /* ------------------------------------------------------------------------------ numbers */
 
+bool ledger_producer_may_rot(const struct ledger *ledger, uint8_t producer)
+{
+    return ledger->rot_since != 0 && ledger->producers[producer - 1].since >= ledger->rot_since;
+}
+
 uint8_t ledger_add_producer(struct ledger *ledger, uint32_t role, uint64_t id)
 {
     if (ledger->producer_count == SIM_PRODUCERS)
         return 0;
     for (uint32_t i = 0; i < ledger->producer_count; i++) {
-        if (ledger->producers[i].id == id)
+        if (ledger->producers[i].id == id && !ledger_producer_may_rot(ledger, (uint8_t)(i + 1)))
             ledger_fail(ledger, "producer %u gets the id %llx of producer %u", ledger->producer_count + 1,
                         (unsigned long long)id, i + 1);
     }
-    ledger->producers[ledger->producer_count++] = (struct known_producer){.id = id, .role = (uint8_t)role};
+    ledger->producers[ledger->producer_count++] =
+        (struct known_producer){.id = id, .since = ledger->next_order, .role = (uint8_t)role};
     return (uint8_t)ledger->producer_count;
 }
 

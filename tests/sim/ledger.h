@@ -1,6 +1,29 @@
 /* ledger.h: what was asked of the log and what it answered, kept outside the disk; and the judgement of
  * what a reader finds.
  *
+ * Who checks what (the rest is checked by suites of their own: G11 test_start.c, G13, G16, G18 test_damage.c)
+ *
+ *   G1   settle_one, ledger_resolve: what was answered, or shown, is there after every crash
+ *   G2   scan_stamp, scan_feed, scan_end: whole and in one piece, or not at all
+ *   G3   scan_order, ledger_resolve: FAILED and GONE are never seen, however often it is started
+ *   G4   ledger_note_written, run_end: no byte of a REFUSED batch was handed to the disk
+ *   G5   numbers.c: each answer to a number is foreseen; queries, numbers and readers say the same
+ *   G6   run_check: visible_before; explore.c crashes each recovery, faults.c fails each of its ops
+ *   G7   scan_feed, scan_order, ledger_settle: no gap, in order, nothing missing before something that is there
+ *   G8   short writes of faults.c and chaos.c, through G1 and G2
+ *   G9   fault_life: a write is taken once the fault is over
+ *   G10  answered: nothing after log_failed(); disk.c poisons what a failed flush covered, which G1 then misses
+ *   G11  run_start: it serves only after the last write of a killed predecessor has landed
+ *   G12  cut_after_look, crash_recovery: what a start has shown is there after a power cut, no more and no less
+ *   G13  judge_damaged: a refusal says where; G18, G27: else the committed bytes or -EBADMSG
+ *   G14  fail_recovery, explore_faults of scenarios that cut the start
+ *   G15  scenario recycled-segment, through G2 and G27; salts and nonces: test_damage.c
+ *   G16  hostile.c
+ *   G17  disk.c check_op: SLOT_SEALED
+ *   G19  disk.c: names are durable only by SYNC_DIRECTORY, any subset of the others is lost, through G1
+ *   G26  test_random.c
+ *   G27  scan_feed: every byte of every entry
+ *
  * Every entry's bytes follow from {batch, entry, entries of the batch}, so that any mixture of batches,
  * any missing, doubled or changed byte is seen. The first entry of a batch is never shorter than its stamp.
  *
@@ -58,6 +81,7 @@ struct batch {
 
 struct known_producer {
     uint64_t id;
+    uint64_t since; /* order of admission when it came */
     uint8_t role;
     bool forgotten; /* the log has said so */
 };
@@ -92,6 +116,8 @@ struct batch *ledger_at(struct ledger *ledger, uint32_t id);
 
 #define PRODUCER_NAME "producer %u" /* of a role */
 
+/* Damage may have taken all that was known of it. */
+bool ledger_producer_may_rot(const struct ledger *ledger, uint8_t producer);
 /* Index + 1 of a new producer in this role; 0: there are too many. */
 uint8_t ledger_add_producer(struct ledger *ledger, uint32_t role, uint64_t id);
 /* Who claims the number; NULL: nobody. */

@@ -102,7 +102,10 @@ static int find_again(struct run_state *run, uint8_t producer, struct producer *
     struct known_producer *known = &ledger->producers[producer - 1];
     *handle = NULL;
     int error = log_producer_again(run->log, known->id, uid_of(known->role), handle);
-    if (error == -ENODATA && may_be_forgotten(ledger, producer))
+    if (error == -EACCES && ledger_producer_may_rot(ledger, producer)) /* its id is somebody else's now */
+        error = -ENODATA;
+    if (error == -ENODATA &&
+        (may_be_forgotten(ledger, producer) || ledger_producer_may_rot(ledger, producer)))
         known->forgotten = true;
     else if (error != 0 && error != -ENOENT)
         ledger_fail(ledger, "G5: anonymous producer %u (id %llx) cannot be had again: %d", producer,
@@ -133,7 +136,8 @@ static void join_named(struct run_state *run, uint32_t role, bool at_start)
     uint64_t id = log_producer_id(handle), before = ledger->producers[producer - 1].id;
     ledger->producers[producer - 1].id = id;
     for (uint32_t i = 0; i < ledger->producer_count && id != before; i++) {
-        if (i + 1 != producer && ledger->producers[i].id == id)
+        if (i + 1 != producer && ledger->producers[i].id == id &&
+            !ledger_producer_may_rot(ledger, (uint8_t)(i + 1)))
             ledger_fail(ledger, "producer %u gets the id %llx of producer %u", producer,
                         (unsigned long long)id, i + 1);
     }

@@ -20,6 +20,19 @@ Test(random_runs, g26_same_seed_gives_the_same_run)
     }
 }
 
+/* Seeds that have found something once: in the log, or in the judgement of damage. */
+Test(random_runs, seeds_that_found_something_find_nothing)
+{
+    static const uint64_t seeds[] = {436,  733,  5134,  5535,  6102,   8048,   8101,
+                                     8900, 8632, 12210, 11610, 108130, 110383, 110908};
+    struct explore_options options = explore_defaults();
+    for (uint32_t i = 0; i < array_count(seeds); i++) {
+        uint64_t trace;
+        struct explore_result result = explore_random(seeds[i], &options, &trace);
+        cr_assert(!result.failed, "%s", result.text);
+    }
+}
+
 /* The clock only bounds how much is tried. */
 Test(random_runs, g1_g2_g3_g4_g5_g7_g17_g27_hold_whatever_happens)
 {
