@@ -29,7 +29,7 @@ static void step_done(struct io_op *op);
 static uint32_t last_segment_with_groups(const struct log *log)
 {
     uint32_t i = log->segment_count - 1;
-    while (i > 0 && log->segments[i]->end <= log->segments[i]->identity.block && log->segments[i]->known)
+    while (i > 0 && log->segments[i]->end <= log->segments[i]->identity.block) /* 0 in one not looked into */
         i--;
     return i;
 }
@@ -248,8 +248,9 @@ static void step_done(struct io_op *op)
 static bool due(const struct log *log)
 {
     const struct checkpoint *c = &log->checkpoint;
-    if (c->dirty_since == 0 || log->next_group == 1)
+    if (c->dirty_since == 0)
         return false;
+    check_bug(log->next_group > 1); /* only a group makes it dirty */
     int64_t now = io_now(log->io);
     if (c->retry_at != 0 && now < c->retry_at)
         return false;
@@ -264,7 +265,7 @@ static bool due(const struct log *log)
 int64_t checkpoint_deadline(const struct log *log)
 {
     const struct checkpoint *c = &log->checkpoint;
-    if (c->dirty_since == 0 || c->state != CHECKPOINT_IDLE || c->bytes != NULL || log->next_group == 1)
+    if (c->dirty_since == 0 || c->state != CHECKPOINT_IDLE || c->bytes != NULL)
         return INT64_MAX;
     int64_t at = c->wanted ? 0 : log->last_group_ns + CHECKPOINT_IDLE_NS;
     return c->retry_at > at ? c->retry_at : at;
@@ -317,7 +318,8 @@ bool checkpoint_next_topic(const struct checkpoint_view *view, size_t *at, struc
                            const char **name)
 {
     size_t left = view->header.bytes - (size_t)(view->topics - view->bytes);
-    if (*at > left || left - *at < sizeof *topic)
+    check_bug(*at <= left);
+    if (left - *at < sizeof *topic)
         return false;
     memcpy(topic, view->topics + *at, sizeof *topic);
     size_t room = left - *at - sizeof *topic;
@@ -332,7 +334,8 @@ bool checkpoint_next_producer(const struct checkpoint_view *view, size_t *at,
                               struct checkpoint_producer *producer, const char **name, const uint8_t **pairs)
 {
     size_t left = view->header.bytes - (size_t)(view->topics - view->bytes);
-    if (*at > left || left - *at < sizeof *producer)
+    check_bug(*at <= left);
+    if (left - *at < sizeof *producer)
         return false;
     memcpy(producer, view->topics + *at, sizeof *producer);
     size_t room = left - *at - sizeof *producer;

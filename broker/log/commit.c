@@ -53,7 +53,8 @@ bool commit_fits(const struct log *log, uint64_t bytes)
         return false;
     }
     uint64_t inflight = c->group != NULL ? c->group->length : 0;
-    return at <= length && inflight <= length - at && align_up(bytes, log->block) <= length - at - inflight;
+    check_bug(at <= length);
+    return inflight + align_up(bytes, log->block) <= length - at;
 }
 
 static void group_reset(struct group *g)
@@ -214,8 +215,7 @@ static void take_effect(struct log *log, struct group *g, uint32_t i)
     }
     if (has_sequence(frame)) {
         t->next_sequence = t->written_next = frame->first_sequence + frame->batch_entries;
-        if (t->next_assign < t->next_sequence)
-            t->next_assign = t->next_sequence;
+        check_bug(t->next_assign >= t->next_sequence);
         topic_watermark(log, t);
         if (!t->unflushed) {
             t->unflushed = true;
@@ -472,10 +472,8 @@ static void change_done(struct log *log)
     cut_predecessor(log, old);
     log->stats.segment_number = next.number;
     struct group *g = c->group;
-    bool room = g != NULL && g->length <= next.length - next.end;
-    if (g == NULL) {
-        c->state = COMMIT_IDLE;
-    } else if (c->roll && (c->give_up || !room)) {
+    bool room = g->length <= next.length - next.end;
+    if (c->roll && (c->give_up || !room)) {
         int error = c->error == -ENOSPC || c->error == -EDQUOT ? -ENOSPC : -EIO;
         log_say(log, SAY_ERROR,
                 "group %llu is rolled back for good after %u tries: its batches are answered %s",
@@ -606,8 +604,8 @@ static bool flush_due(const struct log *log)
 {
     if (log->unflushed_bytes == 0)
         return false;
-    return log->flush_wanted || log->unflushed_bytes >= (uint64_t)log_flush_limit(log) ||
-           io_now(log->io) - log->unflushed_since >= log->options.interval_ns;
+    check_bug(log->unflushed_bytes < (uint64_t)log_flush_limit(log)); /* writes_reaped sees to that */
+    return log->flush_wanted || io_now(log->io) - log->unflushed_since >= log->options.interval_ns;
 }
 
 void commit_turn(struct log *log)

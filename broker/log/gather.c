@@ -135,9 +135,7 @@ void gather_stream_fail(struct log *log, struct stream *s, int error)
 
 void gather_stream_end(struct log *log, struct stream *s)
 {
-    check_bug(s->admitted);
-    if (s->failed)
-        return;
+    check_bug(s->admitted && !s->failed);
     s->failed = true; /* nothing more is taken */
     s->error = -EINVAL;
     log->streams_open--;

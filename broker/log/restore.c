@@ -10,9 +10,8 @@ static int restore_topics(struct log *log, const struct checkpoint_view *view, s
     struct checkpoint_topic t;
     const char *name;
     for (uint64_t i = 0; i < view->header.topics; i++) {
-        if (!checkpoint_next_topic(view, at, &t, &name))
-            return error_set(err, -EBADMSG, "store %s: checkpoint has fewer topics than it says",
-                             log->io->folder);
+        bool there = checkpoint_next_topic(view, at, &t, &name);
+        check_bug(there); /* checkpoint_read has counted them */
         int error = topic_restore(log, t.topic, t.level, t.uid, name, t.name_bytes, t.next_sequence);
         if (error != 0)
             return error_set(err, error, "store %s: checkpoint: topic %u: %s", log->io->folder, t.topic,
@@ -52,9 +51,8 @@ int restore_checkpoint(struct log *log, const struct checkpoint_view *view, stru
     const uint8_t *pairs;
     log->producers.horizon = view->header.horizon;
     for (uint64_t i = 0; i < view->header.producers; i++) {
-        if (!checkpoint_next_producer(view, &at, &p, &name, &pairs))
-            return error_set(err, -EBADMSG, "store %s: checkpoint has fewer producers than it says",
-                             log->io->folder);
+        bool there = checkpoint_next_producer(view, &at, &p, &name, &pairs);
+        check_bug(there);
         error = producer_restore(log, p.producer, p.uid, name, p.name_bytes);
         if (error == 0)
             error = restore_pairs(log, &p, pairs);

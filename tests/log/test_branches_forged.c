@@ -168,6 +168,10 @@ static void forge_kinds(uint32_t kinds)
                 if (at % 8 == 0 && at + 8 <= most)
                     forge_field(base, i, at, 8);
             }
+            for (uint32_t at = 128; at < p->length && p->kind != PLACE_BODY && p->length <= 256; at++) {
+                snprintf(forging, sizeof forging, "store %u: place %u: byte %u is 1", b, i, at);
+                forge(base, &(struct change_to){i, at, 0, 1}, 1, SUMS_RIGHT); /* what must be zero */
+            }
         }
     }
     cr_assert(served > 0 && (refused > 0 || (kinds & 1u << PLACE_CHECKPOINT) != 0), "%u refused, %u served",
