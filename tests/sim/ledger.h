@@ -9,12 +9,12 @@
  *   G4   ledger_note_written, run_end: no byte of a REFUSED batch was handed to the disk
  *   G5   numbers.c: each answer to a number is foreseen; queries, numbers and readers say the same
  *   G6   run_check: visible_before; explore.c crashes each recovery, faults.c fails each of its ops
- *   G7   scan_feed, scan_order, ledger_settle: no gap, in order, nothing missing before something that is there
+ *   G7   scan_feed, scan_order, ledger_settle: no gap, in order, nothing missing before what is there
  *   G8   short writes of faults.c and chaos.c, through G1 and G2
  *   G9   fault_life: a write is taken once the fault is over
- *   G10  answered: nothing after log_failed(); disk.c poisons what a failed flush covered, which G1 then misses
+ *   G10  answered: nothing after log_failed(); disk.c poisons what a failed flush covered (G1)
  *   G11  run_start: it serves only after the last write of a killed predecessor has landed
- *   G12  cut_after_look, crash_recovery: what a start has shown is there after a power cut, no more and no less
+ *   G12  cut_after_look, crash_recovery: what a start has shown is there after a power cut, and no more
  *   G13  judge_damaged: a refusal says where; G18, G27: else the committed bytes or -EBADMSG
  *   G14  fail_recovery, explore_faults of scenarios that cut the start
  *   G15  scenario recycled-segment, through G2 and G27; salts and nonces: test_damage.c
