@@ -59,6 +59,23 @@ each_backend(locks, a_new_file_is_locked_and_close_gives_the_lock_up)
     end(&f);
 }
 
+/* As a predecessor and its successor do, both by the seam. */
+each_backend(locks, g11_a_file_that_one_io_has_locked_is_refused_to_another)
+{
+    struct fixture f = begin(*backend);
+    struct io *other = io_make(f.folder, *backend, -1);
+    struct io_file *file, *theirs;
+    cr_assert_eq(do_create(f.io, "a", 0, &file), 0);
+    cr_assert_eq(do_open(other, "a", 0, &theirs), 0);
+    cr_assert_eq(other->functions->lock(other, theirs), -EWOULDBLOCK);
+    cr_assert_eq(do_close(f.io, file), 0);
+    cr_assert_eq(other->functions->lock(other, theirs), 0);
+    cr_assert_eq(do_open(f.io, "a", 0, &file), 0);
+    cr_assert_eq(f.io->functions->lock(f.io, file), -EWOULDBLOCK);
+    io_end(other);
+    end(&f);
+}
+
 /* ---------------------------------------------------------------------------------------------------- G11 */
 
 #define SPAN   (32u << 20)
