@@ -352,11 +352,16 @@ static void set_byte_limit(const struct yard *yard, struct load *load)
         load->most_bytes = (uint64_t)((double)pool * POOL_SHARE / yard->log_factor);
 }
 
+void row_settle(struct row *row, const struct stage_set *stage)
+{
+    double cores = stage_settle(stage);
+    if (cores > row->other_cores_before)
+        row->other_cores_before = cores;
+}
+
 static void settle(const struct yard *yard)
 {
-    double cores = stage_settle(yard->stage);
-    if (cores > yard->row->other_cores_before)
-        yard->row->other_cores_before = cores;
+    row_settle(yard->row, yard->stage);
 }
 
 /* The other stores at the same work, each in a folder of its own on the same disk. One that is not to be had

@@ -110,6 +110,8 @@ int stage_create_topics(struct stage_set *stage, const struct load *like, struct
 /* Neither side is measured beside the broker's own preparations, or other people's work: waits. Returns
  * the cores that others used at last. */
 double stage_settle(const struct stage_set *stage);
+/* The same, and the row keeps the worst of it. */
+void row_settle(struct row *row, const struct stage_set *stage);
 /* Bytes that the broker has prepared and not used. */
 uint64_t stage_prepared(const struct stage_set *stage);
 /* One round; its acknowledged batches go into the ledger. `syscall_event`: as in producers_request. */

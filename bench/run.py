@@ -34,8 +34,8 @@ PARTS = [
      ["--scenario", "P5", "--rounds", "2", "--seconds", "0.4", *SYNC_OTHERS]),
     ("P6", ["--scenario", "P6", "--rounds", "5"], ["--scenario", "P6", "--rounds", "3", "--seconds", "0.5"]),
     ("P7", ["--scenario", "P7"], ["--scenario", "P7", "--rounds", "2", "--seconds", "3"]),
-    ("P8", ["--scenario", "P8", "--size-gib", "10"], ["--scenario", "P8", "--size-gib", "1", "--rounds", "3"]),
-    ("P9", ["--scenario", "P9", "--rounds", "5"], ["--scenario", "P9", "--rounds", "3", "--seconds", "0.3"]),
+    ("P8", ["--scenario", "P8", "--size-gib", "10"], ["--scenario", "P8", "--size-gib", "0.5", "--rounds", "3"]),
+    ("P9", ["--scenario", "P9", "--rounds", "5"], ["--scenario", "P9", "--rounds", "2", "--seconds", "0.3"]),
     ("P10", ["--scenario", "P10", "--size-gib", "10"], ["--scenario", "P10", "--size-gib", "2"]),
     ("P11", ["--scenario", "P11"], ["--scenario", "P11", "--rounds", "3"]),
     ("S1", ["--scenario", "S1"], ["--scenario", "S1", "--rounds", "2", "--seconds", "0.3"]),
@@ -43,8 +43,7 @@ PARTS = [
     ("S3", ["--scenario", "S3"], ["--scenario", "S3", "--rounds", "2", "--seconds", "0.3"]),
     ("open", ["--scenario", "open", "--rounds", "3"], ["--scenario", "open", "--rounds", "2", "--seconds", "0.5"]),
     ("P1s", ["--scenario", "P1", "--sustained-only", "--rounds", "3"], None),
-    ("P2s", ["--scenario", "P2", "--sustained-only", "--rounds", "3"],
-     ["--scenario", "P2", "--sustained-only", "--rounds", "1"]),
+    ("P2s", ["--scenario", "P2", "--sustained-only", "--rounds", "3"], None),
     ("P3s", ["--scenario", "P3", "--sustained-only", "--rounds", "3"], None),
     ("P4s", ["--scenario", "P4", "--sustained-only", "--rounds", "1"], None),
     ("P5s", ["--scenario", "P5", "--sustained-only", "--rounds", "3"], None),
@@ -82,7 +81,7 @@ class Runner:
     def part(self, name, options):
         a = self.arguments
         target = os.path.join(a.folder, name + ".json")
-        patience = ["--quiet", "2"] if a.quick else [] # how long each run waits for others to leave the cores alone
+        patience = ["--quiet", "0.5"] if a.quick else [] # how long each run waits for others to leave the cores alone
         command = [a.walrus_bench, *options, *patience, "--dir", a.dir, "--json"]
         say(f"{name}: {shlex.join(command[1:])}")
         begun = time.monotonic()
@@ -199,9 +198,9 @@ def show(reports, seconds):
     print(f"{machine['folder']}: {machine['file_system']} on {machine['device'] or 'no device'}; write cache: "
           f"{machine['device_write_cache'] or 'unknown'}; FUA: {machine['device_fua'] or 'unknown'}; scheduler: {machine['scheduler']}; "
           f"blocks {machine['logical_block']}/{machine['physical_block']}")
-    others = {name: other for report in reports.values() for row in report["rows"] for name, other in row["others"].items()}
-    for other in others.values():
-        print(f"{other['version']}: {other['how']}")
+    others = [other for report in reports.values() for row in report["rows"] for other in row["others"].values()]
+    for words in dict.fromkeys(f"{other['version']}: {other['how']}" for other in others):
+        print(words)
     if not machine["is_disk"]:
         print(f"NOT A DISK: {machine['not_a_disk']}. These figures say nothing about durable writes.")
     for report in reports.values():

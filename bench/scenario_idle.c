@@ -158,7 +158,7 @@ static int measure(struct idle_crew *crew, struct row *row, uint32_t rounds, str
     double cores[ROUNDS_MOST], broker[ROUNDS_MOST], clients[ROUNDS_MOST];
     for (uint32_t i = 0; i < rounds; i++) {
         progress(stage->bench, "P7: round %u of %u", i + 1, rounds);
-        stage_settle(stage);
+        row_settle(row, stage);
         int64_t from = now_ns(), broker_ns = usage_of(stage->broker_pid).cpu_ns,
                 clients_ns = clients_cpu(crew);
         int64_t until = from + (int64_t)(row->load.seconds * 1e9);

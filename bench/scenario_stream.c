@@ -239,11 +239,11 @@ static int round_beside(struct stage_set *stage, struct row *row, struct beside 
 {
     struct streamer streamer;
     uint32_t i = row->rounds;
-    stage_settle(stage);
+    row_settle(row, stage);
     int code = round_of(stage, &row->load, ALONE_SHARE, &beside->alone[i], err);
     if (code < 0)
         return code;
-    stage_settle(stage);
+    row_settle(row, stage);
     code = streamer_start(&streamer, stage, WALRUS_MAX_BATCH_BYTES - WALRUS_ENTRY_OVERHEAD, err);
     if (code < 0)
         return code;
