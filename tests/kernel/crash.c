@@ -18,8 +18,8 @@
 #define EXT4_BYTES      (UINT64_C(160) << 20)
 #define XFS_BYTES       (UINT64_C(320) << 20)
 #define LIFE_BYTES      (UINT64_C(6) << 20)
-#define IMAGES_A_RECORD 120u
-#define MOST_CUTS       128u
+#define IMAGES_A_RECORD 24u
+#define MOST_CUTS       32u
 
 /* ------------------------------------------------------------------------------------- recording */
 
@@ -84,7 +84,6 @@ static int record(struct crash *crash, struct error *err)
         rc = image_begin(&crash->image, device, err);
     if (rc != 0)
         return rc;
-    crash->image.only_log_is_torn = strcmp(crash->type, "xfs") == 0;
     switches->lying = crash->lying;
     switches->flush_ns = (int64_t)random_below(&crash->work->run.random, 3) * NS_PER_MS / 10;
     rc = file_system_mount(device->file, true, crash->type, crash->folder, err);

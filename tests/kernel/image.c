@@ -85,14 +85,13 @@ static void do_whole(const struct device *device, const struct step *step, uint8
     memcpy(to + step->offset, device->bytes + step->data, step->length);
 }
 
-/* xfs does not take it when a block of its own is torn (it believes the number in the first sector); the
- * broker must take it when one of the log is. */
+/* The file systems do not survive it when a block of their own is torn (ext4's superblock has a checksum over
+ * two sectors, xfs believes the number in the first sector); the broker must when one of its own is. */
 static bool may_be_torn(const struct image *image, const struct step *step)
 {
     uint64_t magic = 0;
     memcpy(&magic, image->device->bytes + step->data, min_u64(step->length, sizeof magic));
-    return !image->only_log_is_torn || magic == GROUP_MAGIC || magic == SEGMENT_MAGIC ||
-           magic == CHECKPOINT_MAGIC;
+    return magic == GROUP_MAGIC || magic == SEGMENT_MAGIC || magic == CHECKPOINT_MAGIC;
 }
 
 static void do_torn(const struct device *device, const struct step *step, uint64_t *random)

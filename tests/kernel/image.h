@@ -9,7 +9,7 @@ enum choice {
     CHOICE_NONE,
     CHOICE_ALL,
     CHOICE_SOME, /* each one whole, or not at all */
-    CHOICE_TORN, /* of each one some sectors of 512 bytes */
+    CHOICE_TORN, /* the same, but of the broker's own blocks some sectors of 512 bytes */
     CHOICES
 };
 extern const char *const choice_names[CHOICES];
@@ -25,9 +25,8 @@ struct image {
     int memory;
     uint8_t *flushed; /* content by `applied` steps, all of them flushed */
     uint64_t applied;
-    uint64_t end;          /* steps of the recording; what comes behind it was done to an image */
-    bool only_log_is_torn; /* other blocks are as they were, or new */
-    uint64_t *dirty;       /* one bit for each 4 KiB of the device that may differ from `flushed` */
+    uint64_t end;    /* steps of the recording; what comes behind it was done to an image */
+    uint64_t *dirty; /* one bit for each 4 KiB of the device that may differ from `flushed` */
 };
 
 /* A recording begins with what the device holds now; its log is empty and grows from now on. */
