@@ -351,8 +351,8 @@ static bool chunk_row(const struct index_row *rows, uint32_t count, uint64_t str
     return false;
 }
 
-/* Chunks are named by stream and number; `from`, which a disk may have said, is the segment where to begin looking,
- * the batch's own the last one. */
+/* Chunks are named by stream and number; `from`, which a disk may have said, is the segment where to begin
+ * looking, the batch's own the last one. */
 static int chunk_find(struct log *log, const struct log_read *r, const struct place *batch, uint32_t chunk,
                       uint64_t from, struct place *out)
 {
