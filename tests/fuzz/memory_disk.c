@@ -320,7 +320,8 @@ void memory_disk_add(struct memory_disk *disk, const char *name, const void *byt
 {
     struct memory_file *file = new_file(disk, name);
     hold(file, length);
-    memcpy(file->bytes, bytes, length);
+    if (length > 0)
+        memcpy(file->bytes, bytes, length);
     file->size = max_u64(size, length);
 }
 

@@ -147,7 +147,8 @@ static void load_file(struct base *base, const struct memory_file *from)
     uint8_t *bytes = calloc(1, used + MEMORY_BLOCK);
     struct base_file *files = realloc(base->files, (base->file_count + 1) * sizeof *files);
     check_bug(bytes != NULL && files != NULL && from->length < 1u << 30);
-    memcpy(bytes, from->bytes, from->length);
+    if (from->length > 0)
+        memcpy(bytes, from->bytes, from->length);
     while (used > 0 && all_zero(bytes + used - MEMORY_BLOCK, MEMORY_BLOCK))
         used -= MEMORY_BLOCK;
     base->files = files;
