@@ -238,6 +238,28 @@ Test(handshake, g24_limits_connections_and_memory_of_a_user)
     rig_stop(&rig);
 }
 
+/* However little of it each user has. */
+Test(handshake, g24_limits_the_memory_of_all_users_together)
+{
+    struct hello hello = hello_good();
+    struct layout_sizes sizes = {.queue_entries = hello.queue_entries,
+                                 .arena_bytes = hello.arena_bytes,
+                                 .window_bytes = hello.window_bytes};
+    cr_assert(layout_place(&sizes));
+    uint64_t each = sizes.client_file_bytes + sizes.broker_file_bytes;
+    struct server_options options = {.max_shared = 3 * each - 1, .max_shared_of_uid = 10 * each};
+    rig_start(&rig, &options, 0);
+    struct client clients[3];
+    client_connect(&rig, &clients[0]);
+    client_connect(&rig, &clients[1]);
+    cr_assert_eq(client_handshake(&rig, &clients[2], &hello, sizeof hello), -EDQUOT);
+    cr_assert_not_null(strstr(clients[2].welcome.text, "used up"), "%s", clients[2].welcome.text);
+    for (int i = 0; i < 3; i++)
+        client_close(&clients[i]);
+    rig_turn(&rig, 40);
+    rig_stop(&rig);
+}
+
 Test(handshake, g25_survives_running_out_of_descriptors)
 {
     rig_start(&rig, NULL, 0);
