@@ -6,8 +6,9 @@
  *   walrus-sim --images N and/or --seconds S [--seed N]         the long form: until N images or S seconds
  *
  * The long form does, in turns and on one core, each scenario crashed at every point (deep), each scenario
- * with every op failing, and random runs, every round with the next seed; then it begins again. It writes a
- * line to stderr every five seconds, and one last line to stdout, words and numbers in turn:
+ * with every op failing, and random runs, every round with the next seed and another scenario first; then it
+ * begins again. It writes a line to stderr every five seconds, and one last line to stdout, words and numbers
+ * in turn:
  *
  *   sim images N different N recoveries N points N faults N runs N rounds N seconds S cpu S per_minute N seed
  *   N failed 0|1
@@ -204,11 +205,12 @@ static bool one_round(struct long_form *form)
     uint64_t seed = form->arguments->seed + form->rounds;
     form->crashes.seed = form->faults.seed = seed;
     for (uint32_t i = 0; i < scenario_count; i++) {
-        form->doing = scenarios[i].name;
-        struct explore_result result = explore_crashes(&scenarios[i], &form->crashes);
+        const struct scenario *scenario = &scenarios[(i + seed) % scenario_count];
+        form->doing = scenario->name;
+        struct explore_result result = explore_crashes(scenario, &form->crashes);
         if (!take(form, &result))
             return false;
-        result = explore_faults(&scenarios[i], &form->faults);
+        result = explore_faults(scenario, &form->faults);
         if (!take(form, &result))
             return false;
         form->doing = "random runs";
