@@ -50,7 +50,8 @@ NOTICED = re.compile(r'^(?P<test>[^:]+): (?:time-out in )?(?P<suite>\w+): (?P<na
 
 
 def is_criterion(path):
-    return path.is_file() and b'libcriterion' in path.read_bytes()
+    content = path.read_bytes() if path.is_file() else b''
+    return content.startswith(b'\x7fELF') and b'libcriterion' in content
 
 
 def tests_of(build):
