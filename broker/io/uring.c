@@ -9,16 +9,17 @@
  *      is one place to sleep. Each poll fires once and is set again by the next wait: a level-triggered epoll
  *      descriptor that stays readable costs one completion a wait, not a spin in the kernel.
  *
- * Flush. Measured: O_DIRECT, pre-written space, the ways interleaved, p50 of 1,500 each in microseconds, first
- * alone, then with a client that spins on the other of two cores.
- *                                       4 KiB   72 KiB    1 MiB | 72 KiB beside a spinner (p99)
+ * Flush. Measured: O_DIRECT, pre-written space, the ways interleaved, p50 of 1,500 each in microseconds,
+ * first alone, then with a client that spins on the other of two cores.
+ *                                       4 KiB   72 KiB    1 MiB | 72 KiB beside it (p99)
  *     write in the ring, fdatasync here 120.7    137.4    418.2 |
  *     write, then FSYNC, in the ring    124.2    140.6    420.2 | 168.6 (1,385)
- *     one write with RWF_DSYNC          121.1    137.3    416.6 | 138.3 (4,020: a worker of the kernel that waits
- *     pwrite and fdatasync, no ring     121.2    136.3    416.9 | 140.7   (258)  for the spinner's core)
+ *     one write with RWF_DSYNC          121.1    137.3    416.6 | 138.3 (4,020)
+ *     pwrite and fdatasync, no ring     121.2    136.3    416.9 | 140.7   (258)
+ *   (The 4 ms are those of a worker of the kernel that waits for the spinner's core.)
  *   So a brief flush (of little; the caller says so) is made here, by this thread, which would otherwise have
- *   nothing to do but wait for it; as long as flushes have been quick of late. On a device whose flushes are slow
- *   they go through the ring, where one that hangs keeps nobody from being answered.
+ *   nothing to do but wait for it; as long as flushes have been quick of late. On a device whose flushes are
+ *   slow they go through the ring, where one that hangs keeps nobody from being answered.
  *
  * Failure modes: the kernel takes no more at the moment (-EAGAIN, -EBUSY): what is left stays listed and goes
  * with the next kick or wait. A signal handler ran: wait returns early. Neither is ever an op's result. A

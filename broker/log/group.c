@@ -28,7 +28,8 @@ void frame_fill(struct frame_header *frame, struct sum_seed seed)
     frame->crc = crc32c(seed.crc, frame, offsetof(struct frame_header, crc));
 }
 
-/* Without the header's own sum: a CRC over bytes that end with their CRC is the same number whatever they are. */
+/* Without the header's own sum: a CRC over bytes that end with their CRC is the same number whatever they
+ * are. */
 static uint32_t headers_sum(uint32_t sum, const struct frame_header *frame)
 {
     return crc32c(sum, frame, offsetof(struct frame_header, crc));

@@ -1,21 +1,21 @@
 /* pool.c: segments prepared ahead, so that a change of segment costs two small flushes and no allocation.
  *
  * Happy path, one file at a time, all of it in the helper thread:
- *   1. CREATE NNN.new -> ALLOCATE its whole length -> FLUSH -> RENAME to NNN.segment -> SYNC the folder -> ready.
- *      A file is the store's only after all of that (G19): before, a power cut may leave it short, unnamed or
- *      not there, and a start removes what it finds under the .new name.
- *   2. The log is quiet, nothing is missing, and a ready segment lacks zeroes: it is taken out, ZERO step by step
- *      for as long as the log stays quiet, FLUSH_ZEROS after the last one, and it is ready again.
+ *   1. CREATE NNN.new -> ALLOCATE its whole length -> FLUSH -> RENAME to NNN.segment -> SYNC the folder ->
+ *      ready. A file is the store's only after all of that (G19): before, a power cut may leave it short,
+ *      unnamed or not there, and a start removes what it finds under the .new name.
+ *   2. The log is quiet, nothing is missing, and a ready segment lacks zeroes: it is taken out, ZERO step by
+ *      step for as long as the log stays quiet, FLUSH_ZEROS after the last one, and it is ready again.
  *
  * What is kept: two whole segments (one to change to, one that stays back so that a start on a full disk has
  * room for what it must copy) and two header-only ones (roll-back and start when there is no space at all).
  *
  * Zeroes: a write into pre-written blocks needs no extent conversion in the file system's journal: a durable
- * 72 KiB takes 140 us there and 200 in blocks that are merely allocated. But a zero written beside a group makes
- * that one late. So they are written only while no group was for QUIET_NS, and in small steps at first; a log
- * that is never quiet goes on in segments as they were allocated. Which of the two a segment is, is decided when
- * it becomes the current one: zeroes go only into files that are not in the log, and only what is taken out of
- * the ready ones is written to, so that no group waits for zeroes longer than one step.
+ * 72 KiB takes 140 us there and 200 in blocks that are merely allocated. But a zero written beside a group
+ * makes that one late. So they are written only while no group was for QUIET_NS, and in small steps at first;
+ * a log that is never quiet goes on in segments as they were allocated. Which of the two a segment is, is
+ * decided when it becomes the current one: zeroes go only into files that are not in the log, and only what
+ * is taken out of the ready ones is written to, so that no group waits for zeroes longer than one step.
  *
  * Failure: any error undoes the file (close, unlink), is kept in pool->error for admission, and is tried
  * again after a second: a full disk heals by itself (G9). */

@@ -431,8 +431,8 @@ static int set_values(const struct word *words, struct options *options, struct 
     if (rc == 0)
         rc = set_align(&words[COMMIT_ALIGN], &options->commit_align, err);
     if (rc == 0)
-        rc = size_between(&words[SEGMENT], (4u << 20) + (128u << 10), 1u << 30, "4224K (4 MiB + 128 KiB) to 1G",
-                          &options->segment_bytes, err);
+        rc = size_between(&words[SEGMENT], (4u << 20) + (128u << 10), 1u << 30,
+                          "4224K (4 MiB + 128 KiB) to 1G", &options->segment_bytes, err);
     if (rc == 0)
         rc = size_between(&words[MEMORY], 24u << 20, UINT64_C(1) << 40, "24M to 1024G",
                           &options->memory_bytes, err);

@@ -7,9 +7,9 @@
  *   1. share_charge, for each descriptor taken: the user's account runs forward by the time that its bytes
  *      take, and, once per group that it has part in, by the time of a small group.
  *   2. share_turn, before the rings are drained: `share_least` is the account of the user behind all others
- *      that are present: that have writes in the log (not in a queue, where a client can make them stay), or had
- *      an answer within SHARE_LINGER (a client needs a moment to send the next batch; giving the device away
- *      in that moment would make it wait for a large group each time).
+ *      that are present: that have writes in the log (not in a queue, where a client can make them stay), or
+ *      had an answer within SHARE_LINGER (a client needs a moment to send the next batch; giving the device
+ *      away in that moment would make it wait for a large group each time).
  *   3. share_waits: a session whose user is ahead of share_least by more than a small group is not drained.
  *      It keeps its place on the list of active sessions; its ring is its queue.
  *   4. The others' groups complete, their accounts run forward, and it is drained again.

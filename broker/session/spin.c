@@ -37,9 +37,9 @@ void spin_stop(struct server *server)
         close(server->schedstat_fd);
 }
 
-/* The second number of schedstat: how long this thread has been runnable and waited for a core, in ns. (The count
- * of runnable threads in /proc/loadavg would say too much: since Linux 6.12 a thread stays counted for a while
- * after it has gone to sleep.) */
+/* The second number of schedstat: how long this thread has been runnable and waited for a core, in ns. (The
+ * count of runnable threads in /proc/loadavg would say too much: since Linux 6.12 a thread stays counted for
+ * a while after it has gone to sleep.) */
 static bool waited_for_a_core(struct server *server, int64_t period)
 {
     char text[96];
@@ -76,8 +76,8 @@ static int64_t spin_length(const struct server *server)
     return server->gap_ns <= SPIN_MOST ? SPIN_MOST : 0;
 }
 
-/* At the end of each turn. What counts is the time from the moment when nothing is owed any more, so that a spin
- * could begin, to the next work: not the device's time before it. */
+/* At the end of each turn. What counts is the time from the moment when nothing is owed any more, so that a
+ * spin could begin, to the next work: not the device's time before it. */
 void spin_learn(struct server *server, bool drained)
 {
     if (drained && server->idle_since_ns != 0) {

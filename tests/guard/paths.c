@@ -9,7 +9,8 @@
  * itself.
  *
  *   callgrind   one profile per label. Where the instructions go: valgrind --tool=callgrind
- *               --toggle-collect=server_turn (or send_batch, reap) guard-paths --calls, then callgrind_annotate
+ *               --toggle-collect=server_turn (or send_batch, reap) guard-paths --calls, then
+ *               callgrind_annotate
  *   strace      a write of "+" or "-" to descriptor -1 switches on or off, any other one ends the walk of
  *               that label */
 #include <unistd.h>

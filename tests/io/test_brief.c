@@ -1,5 +1,6 @@
-/* A brief flush, of little and waited for by everybody: made by the thread that asks for it, as long as flushes
- * are quick on this device, and in the ring, where one that hangs keeps nobody from being answered, when they
+/* A brief flush, of little and waited for by everybody: made by the thread that asks for it, as long as
+ * flushes are quick on this device, and in the ring, where one that hangs keeps nobody from being answered,
+ * when they
  * are not. This program is linked with --wrap=fdatasync, and its clock moves when a test says so. */
 #include "support.h"
 

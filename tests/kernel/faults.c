@@ -10,9 +10,9 @@
  *   4. Room comes back, the file system is mounted anew: nothing acknowledged is lost, nothing failed is
  *      back.
  *   Steps 3 and 4 are not for mmap: there a batch that was answered at durable was lost in 3 of 4 rounds that
- *   could be told apart. The kernel's log had "failed to convert unwritten extents ... potential data loss" in
- *   most of them: it looks as if ext4, its journal gone, answers a flush of mapped pages with 0 all the same.
- *   That is a guess, and the case is open. Direct writes have that error themselves.
+ *   could be told apart. The kernel's log had "failed to convert unwritten extents ... potential data loss"
+ *   in most of them: it looks as if ext4, its journal gone, answers a flush of mapped pages with 0 all the
+ *   same. That is a guess, and the case is open. Direct writes have that error themselves.
  *
  * failing: a write or a flush of the recorded device fails while producers work. Then the power is cut, in
  * all the ways of crash.c: an answer to anything in the failed group would be a lost batch. */

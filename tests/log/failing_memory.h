@@ -1,5 +1,5 @@
-/* failing_memory.h: included before each source of broker/log in a library of its own, whose allocations a test can
- * make fail. Nothing else of the process is touched. */
+/* failing_memory.h: included before each source of broker/log in a library of its own, whose allocations a
+ * test can make fail. Nothing else of the process is touched. */
 #ifndef WALRUS_TESTS_LOG_FAILING_MEMORY_H
 #define WALRUS_TESTS_LOG_FAILING_MEMORY_H
 

@@ -1,5 +1,5 @@
-/* What commit.c and gather.c do only when things come together: a change of segment while writes arrive, two failures
- * at once, no spare that is large enough, a table that is full. */
+/* What commit.c and gather.c do only when things come together: a change of segment while writes arrive, two
+ * failures at once, no spare that is large enough, a table that is full. */
 #include "life.h"
 
 static struct life life;
@@ -52,7 +52,7 @@ static void no_new_segments(int error)
         &(struct fault){.action = FAULT_FAIL_BEFORE, .error = error, .nth = 1, .from_then_on = true});
 }
 
-/* ------------------------------------------------------------------------------- changes of segment, roll-backs */
+/* ------------------------------------------------------------------------- changes of segment, roll-backs */
 
 Test(branches_commit, g7_what_arrives_while_a_closing_segment_is_flushed_follows_in_the_next_one)
 {
@@ -213,7 +213,7 @@ Test(branches_commit, a_segment_with_200000_batches_is_closed_though_it_has_room
     log_topic_release(life.log, t);
 }
 
-/* --------------------------------------------------------------------------------- what a failed group held */
+/* ------------------------------------------------------------------------------- what a failed group held */
 
 Test(branches_commit, g3_a_durable_write_to_a_topic_of_level_accepted_fails_with_eio_and_burns_its_sequence)
 {
@@ -269,7 +269,7 @@ Test(branches_commit, g5_a_numbered_append_behind_a_failed_number_is_given_back)
     log_producer_release(life.log, p);
 }
 
-/* ------------------------------------------------------------------------------------------------ refusals */
+/* ----------------------------------------------------------------------------------------------- refusals */
 
 static struct sent *chunk_of(struct stream *s, bool first, bool last, uint32_t entries, uint32_t bytes,
                              bool goes_on)

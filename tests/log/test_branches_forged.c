@@ -1,9 +1,9 @@
-/* Every field of every structure on the disk with other values, and sums that are right: what stands between the code
- * and such a store is its own checks. G13, G16, G27.
+/* Every field of every structure on the disk with other values, and sums that are right: what stands between
+ * the code and such a store is its own checks. G13, G16, G27.
  *
- * One of each kind of structure is forged field by field, at each step of four bytes, in a store that was stopped and
- * one that was killed. A start refuses with words, or serves and then every read ends; what it served once it serves
- * again. The check says why a start was refused, and changes nothing. */
+ * One of each kind of structure is forged field by field, at each step of four bytes, in a store that was
+ * stopped and one that was killed. A start refuses with words, or serves and then every read ends; what it
+ * served once it serves again. The check says why a start was refused, and changes nothing. */
 #include "../../broker/log/check.h"
 #include "../../broker/log/log.h"
 #include "../fuzz/store_image.h"

@@ -1,9 +1,9 @@
 /* Memory that is not there, once, at each place where the log asks for some.
  *
- * One story is told again and again, with the 1st, the 2nd, the 3rd ... allocation failing, until none is left:
- * a store is made, written, closed in the middle, found again, read from its closed segments, checked. Whatever
- * fails is refused with its words and works when it is tried again, or the log fails and the next start has
- * everything that was answered. */
+ * One story is told again and again, with the 1st, the 2nd, the 3rd ... allocation failing, until none is
+ * left: a store is made, written, closed in the middle, found again, read from its closed segments, checked.
+ * Whatever fails is refused with its words and works when it is tried again, or the log fails and the next
+ * start has everything that was answered. */
 #include "life.h"
 
 static struct life life;
@@ -47,7 +47,7 @@ static bool has_failed(void)
     return allocations >= failing;
 }
 
-/* ------------------------------------------------------------------------------------------------ the story */
+/* ---------------------------------------------------------------------------------------------- the story */
 
 static void start(void)
 {
