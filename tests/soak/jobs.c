@@ -38,7 +38,7 @@ static const struct job fixed[] = {
      "proofs that the jobs above notice a broker without flushes", "cries cries 2", false, NULL},
     {"torture", LANE_BROKERS, job_torture, 120, 0, 120, false,
      "seconds of `walrus torture` on the file system of the stores", NULL, false, NULL},
-    {"sim", LANE_PROCESSOR, job_sim, 1000000, 0, 600, false,
+    {"sim", LANE_PROCESSOR, job_sim, 1000000, 0, 500, false,
      "crash images in memory, recovered and judged", NULL, false, NULL},
     {"model", LANE_PROCESSOR, job_model, 1, 0, 150, true,
      "searches of the protocol's model, two faults and two crashes", NULL, false, NULL},
@@ -48,6 +48,21 @@ static const struct job fixed[] = {
 static int not_dotted(const struct dirent *entry)
 {
     return entry->d_name[0] != '.';
+}
+
+/* Those that take longest have a lane of their own, the others follow the simulator. */
+static struct job fuzz_job(const char *name)
+{
+    bool slow = strcmp(name, "fuzz-store") == 0;
+    bool long_one = slow || strcmp(name, "fuzz-message") == 0;
+    struct job job = {.name = strdup(name),
+                      .lane = long_one ? LANE_FUZZERS : LANE_PROCESSOR,
+                      .run = job_fuzz,
+                      .required = 10000000,
+                      .weight = slow ? 1200 : 550,
+                      .words = "executions of this fuzz target"};
+    check_bug(job.name != NULL);
+    return job;
 }
 
 size_t jobs_list(const struct soak *soak, struct job jobs[MOST_JOBS])
@@ -62,13 +77,7 @@ size_t jobs_list(const struct soak *soak, struct job jobs[MOST_JOBS])
         free(names[i]);
         if (count == MOST_JOBS)
             continue;
-        jobs[count++] = (struct job){.name = strdup(name),
-                                     .lane = LANE_PROCESSOR,
-                                     .run = job_fuzz,
-                                     .required = 10000000,
-                                     .weight = 240,
-                                     .words = "executions of this fuzz target"};
-        check_bug(jobs[count - 1].name != NULL);
+        jobs[count++] = fuzz_job(name);
     }
     if (found >= 0)
         free(names);

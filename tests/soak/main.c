@@ -1,4 +1,4 @@
-/* main.c: walrus-soak: runs the jobs in two lanes, says how far they are, adds up.
+/* main.c: walrus-soak: runs the jobs in lanes, says how far they are, adds up.
  *
  * Exit code: 0 nothing was found (what could not be done, for want of time or of a program, is said in the
  * last line), 1 a violation or a failure, 2 usage, 77 nothing could run here. */
@@ -23,7 +23,7 @@ struct board {
     struct tried tried[MOST_JOBS];
 };
 
-static const char *const lane_names[LANES] = {"brokers", "processor"};
+static const char *const lane_names[LANES] = {"brokers", "processor", "fuzzers"};
 
 /* ------------------------------------------------------------------------------------- for the jobs */
 
@@ -54,8 +54,8 @@ static void tell(const struct board *board, int64_t begin, int64_t end)
     char limit[32] = "";
     if (end != INT64_MAX)
         snprintf(limit, sizeof limit, " of %.0f", (double)(end - begin) / 1e9);
-    fprintf(stderr, "soak: %.0f%s s | %s | %s\n", (double)(now_ns() - begin) / 1e9, limit,
-            board->saying[LANE_BROKERS], board->saying[LANE_PROCESSOR]);
+    fprintf(stderr, "soak: %.0f%s s | %s | %s | %s\n", (double)(now_ns() - begin) / 1e9, limit,
+            board->saying[LANE_BROKERS], board->saying[LANE_PROCESSOR], board->saying[LANE_FUZZERS]);
 }
 
 static pid_t start_lane(const struct soak *soak, enum lane lane, struct job *jobs, size_t count, int64_t end,
@@ -74,7 +74,7 @@ static pid_t start_lane(const struct soak *soak, enum lane lane, struct job *job
     _exit(0);
 }
 
-/* Both lanes to their end. False: one of them did not end as it should. */
+/* All lanes to their end. False: one of them did not end as it should. */
 static bool run_lanes(const struct soak *soak, struct job *jobs, size_t count, struct board *board,
                       int64_t begin, int64_t end)
 {

@@ -161,7 +161,7 @@ int in_order_next(struct in_order *of, uint32_t producers, uint32_t *open, const
 
 /* ------------------------------------------------------------------------------------------- jobs.c */
 
-enum lane { LANE_BROKERS, LANE_PROCESSOR, LANES };
+enum lane { LANE_BROKERS, LANE_PROCESSOR, LANE_FUZZERS, LANES };
 
 /* What a job has done in all its passes; memory that the lanes share with the report. */
 struct tried {
