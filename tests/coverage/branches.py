@@ -13,7 +13,8 @@ was not taken and is not listed, one that is listed and was taken, and an entry 
 failures: exit 1. --list prints what is missing in the form of an entry, for whoever writes the test or the reason.
 
 OWED.txt, in the same form, names branches for which nobody has written a test yet, though they can be reached: a debt that
-is printed as such and may only shrink. One of those that was taken is named, so that its entry goes.
+is printed as such and may only shrink. One of those that was taken is named, so that its entry goes. The code of commit,
+recovery and frames (NOTHING_OWED) may have no such entry: there every branch is taken or listed as unreachable.
 """
 import argparse
 import collections
@@ -22,6 +23,8 @@ import re
 import sys
 
 SEPARATOR = " | "
+NOTHING_OWED = {f"broker/log/{name}" for name in ("checksum.c", "checksum.h", "commit.c", "gather.c", "group.c", "group.h",
+                                                  "recover.c", "restore.c")} | {"shared/base.c", "shared/base.h", "shared/ring.h"}
 
 
 def assert_lines(source):
@@ -98,6 +101,14 @@ def read_exclusions(path):
     return exclusions, wrong
 
 
+def refuse_debts(debts, path):
+    """Takes the debts of code that may have none out of the list. What is wrong with that, one line for each."""
+    refused = [key for key in debts if key[0] in NOTHING_OWED]
+    for key in refused:
+        del debts[key]
+    return [f"{path}: of {key[0]} nothing may be owed: {SEPARATOR.join(key[1:])}" for key in refused]
+
+
 def judge(files, exclusions, debts):
     """Rows of the table, what is missing, failures, and debts that were paid."""
     rows, missing, failures, paid = [], [], [], []
@@ -156,8 +167,10 @@ def main():
         files = read_branches(json.load(stream))
     exclusions, failures = read_exclusions(arguments.unreachable)
     debts, wrong = read_exclusions(arguments.owed)
+    refused = refuse_debts(debts, arguments.owed)
+    gone = [f"no coverage data of {file}: was it renamed?" for file in sorted(NOTHING_OWED - set(files))]
     rows, missing, found, paid = judge(files, exclusions, debts)
-    failures += wrong + found
+    failures += refused + gone + wrong + found
     print_table(rows)
     if arguments.list:
         for file, function, text, _, left in missing:

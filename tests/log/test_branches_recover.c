@@ -2,9 +2,6 @@
  * the start reads it, or on a disk that is full. G13, G14. */
 #include "life.h"
 
-#include <inttypes.h>
-#include <unistd.h>
-
 #define FORGED_FILE "00000090.segment"
 
 static struct life life;
@@ -101,9 +98,9 @@ static void cut_it(void)
     file_cut(&life, last.file, last.header.offset);
 }
 
-static void blank_it(void)
+static void damage_its_header(void)
 {
-    file_zero(&life, last.file, last.header.offset, sizeof last.header);
+    file_flip(&life, last.file, last.header.offset + offsetof(struct group_header, time_ns), 3);
 }
 
 static void number_it_anew(void)
@@ -138,9 +135,9 @@ Test(branches_recover, g13_a_group_that_is_cut_off_before_it_is_copied_refuses_t
     refused_when(cut_it);
 }
 
-Test(branches_recover, g13_a_group_whose_header_goes_before_it_is_copied_refuses_the_start)
+Test(branches_recover, g13_a_group_whose_header_is_damaged_before_it_is_copied_refuses_the_start)
 {
-    refused_when(blank_it);
+    refused_when(damage_its_header);
 }
 
 Test(branches_recover, g13_a_group_with_another_number_than_the_one_walked_is_not_copied)
@@ -263,7 +260,7 @@ static struct checkpoint_header newest_checkpoint(char name[40])
         file_peek(&life, other, 0, &h, sizeof h);
         if (h.counter > best.counter) {
             best = h;
-            strcpy(name, other);
+            snprintf(name, 40, "%s", other);
         }
     }
     cr_assert_eq(best.magic, CHECKPOINT_MAGIC);
@@ -525,4 +522,71 @@ Test(branches_recover, a_topic_with_a_word_that_nobody_asked_to_be_told_of_becom
     *log_topic_word(t) = NULL;
     log_topic_release(life.log, t);
     life_verify(&life);
+}
+
+static bool header_written_since(size_t op)
+{
+    for (; op < life.op_count; op++)
+        if (life.ops[op].kind == IO_WRITE && life.ops[op].offset == 0 && !life.ops[op].background)
+            return true;
+    return false;
+}
+
+Test(branches_recover, g7_what_arrives_before_the_header_of_the_next_segment_is_taken_and_follows_in_it)
+{
+    life_crash(&life);
+    life.options.segment_bytes = 20 << 20; /* so that some of it may stay unflushed */
+    life.options.interval_ns = 100 * SECOND;
+    life_start(&life);
+    life_quiet(&life); /* the next segment is prepared; from here on a rest would flush */
+    for (unsigned i = 0; i < 7; i++) {
+        if (i == 6)
+            life_quiet(&life); /* the checkpoint of these 16 MiB, and the flush before it */
+        struct sent *written = SEND(&life, .name = "w", .topic_level = LEVEL_WRITTEN, .level = LEVEL_WRITTEN,
+                                    .kind = WRITE_BATCH, .owner = &A, .entries = 2, .bytes = 1400000);
+        life_settle(&life);
+        cr_assert_eq(written->write.result, 0);
+        cr_assert(i < 6 || written->write.level_reached == LEVEL_WRITTEN, "something is not flushed");
+        life_committed(&life, "w", 2);
+    }
+    uint64_t segments = life_stats(&life).segments;
+    io_fault_hold(life.io, IO_FLUSH, true);
+    size_t ops = life.op_count;
+    struct sent *change =
+        SEND(&life, .name = "w", .kind = WRITE_BATCH, .owner = &A, .entries = 2, .bytes = 1400000);
+    life_until_held(&life, IO_FLUSH, 1);
+    cr_assert(!header_written_since(ops), "the closing segment is not flushed yet");
+    struct sent *arriving =
+        SEND(&life, .name = "v", .kind = WRITE_BATCH, .owner = &A, .entries = 3, .bytes = 100);
+    cr_assert(change->refused == 0 && arriving->refused == 0, "%d, %d", change->refused, arriving->refused);
+    io_fault_hold(life.io, IO_FLUSH, false);
+    io_fault_release(life.io, IO_FLUSH, 100);
+    life_settle(&life);
+    cr_assert(change->write.result == 0 && arriving->write.result == 0);
+    cr_assert(header_written_since(ops) && life_stats(&life).segments == segments + 1);
+    life_committed(&life, "w", 2);
+    life_committed(&life, "v", 3);
+    life_verify(&life);
+    same_after_restarts();
+}
+
+Test(branches_recover, g4_an_empty_last_chunk_does_not_end_the_entry_that_is_open_behind_others)
+{
+    struct stream s = {.owner = &A};
+    struct request chunk = {
+        .name = "s", .kind = WRITE_CHUNK, .owner = &A, .stream = &s, .first = true, .from = 1};
+    chunk.entries = 2; /* the second one goes on */
+    chunk.bytes = 4096;
+    chunk.goes_on = true;
+    struct sent *open = life_send(&life, &chunk);
+    cr_assert_eq(open->refused, 0);
+    struct sent *end =
+        SEND(&life, .name = "s", .kind = WRITE_CHUNK, .owner = &A, .stream = &s, .last = true, .from = 1);
+    cr_assert_eq(end->refused, -EINVAL, "%d", end->refused);
+    cr_assert(s.failed);
+    life_settle(&life);
+    log_stream_abort(life.log, &s);
+    life_put(&life, "s", 1, 10); /* nothing of it counts */
+    life_verify(&life);
+    same_after_restarts();
 }

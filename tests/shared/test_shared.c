@@ -33,6 +33,15 @@ Test(error, words_that_are_too_long_are_cut_and_terminated)
     cr_assert_eq(strlen(err.text), sizeof err.text - 1);
 }
 
+Test(error, words_that_cannot_be_formatted_leave_the_code)
+{
+    struct error err = {0};
+    const wchar_t no_character[] = {0x7fffffff, 0};
+    cr_assert_eq(error_set(&err, -EIO, "the device"), -EIO);
+    cr_assert_eq(error_wrap(&err, "name %ls", no_character), -EIO);
+    cr_assert(err.code == -EIO && memchr(err.text, 0, sizeof err.text) != NULL);
+}
+
 /* ------------------------------------------------------------------------------------- layout */
 
 Test(layout, the_fingerprint_is_that_of_version_2)
@@ -126,6 +135,29 @@ Test(ring, takes_one_less_than_its_size_and_gives_them_back_in_order)
     }
     cr_assert_eq(ring_pop_descriptor(&consumer, &d), 0, "empty");
     cr_assert_eq(ring_push_descriptor(&producer, &d), 1);
+}
+
+Test(ring, of_completions_takes_one_less_than_its_size_and_believes_no_impossible_word)
+{
+    static struct completion slots[SIZE];
+    struct completion c = {0};
+    both_at(7);
+    producer.slots = consumer.slots = slots;
+    for (uint64_t i = 0; i < SIZE - 1; i++)
+        cr_assert_eq(ring_push_completion(&producer, &(struct completion){.user_data = i}), 1);
+    cr_assert_eq(ring_push_completion(&producer, &c), 0, "full");
+    shared.head = 7 + SIZE;
+    cr_assert_eq(ring_push_completion(&producer, &c), -EPROTO, "a head beyond what was published");
+    shared.head = 7;
+    for (uint64_t i = 0; i < SIZE - 1; i++) {
+        cr_assert_eq(ring_pop_completion(&consumer, &c), 1);
+        cr_assert_eq(c.user_data, i);
+    }
+    cr_assert_eq(ring_pop_completion(&consumer, &c), 0, "empty");
+    shared.tail = shared.head - 1;
+    cr_assert_eq(ring_pop_completion(&consumer, &c), -EPROTO, "a tail behind what was taken");
+    shared.tail = shared.head;
+    cr_assert_eq(ring_push_completion(&producer, &c), 1);
 }
 
 Test(ring, refuses_a_tail_beyond_the_ring)
