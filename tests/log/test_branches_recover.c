@@ -167,7 +167,12 @@ static void come_short(void)
     io_fault_set(life.io, IO_READ, &(struct fault){.action = FAULT_SHORT, .nth = 1});
 }
 
-Test(branches_recover, g14_a_group_that_a_read_brings_only_in_part_is_not_taken_for_the_tail)
+static void fail_to_read(void)
+{
+    io_fault_set(life.io, IO_READ, &(struct fault){.action = FAULT_FAIL_BEFORE, .error = EIO, .nth = 1});
+}
+
+static void killed_behind_a_large_group(void)
 {
     life_put(&life, "t", 1, 100);
     life_put(&life, "t", 1, 1000000);
@@ -178,10 +183,26 @@ Test(branches_recover, g14_a_group_that_a_read_brings_only_in_part_is_not_taken_
         if (disk.groups[i].header.length > 1000000)
             large = disk.groups[i];
     cr_assert_gt(large.header.length, 1000000u);
+}
+
+Test(branches_recover, g14_a_group_that_a_read_brings_only_in_part_is_not_taken_for_the_tail)
+{
+    killed_behind_a_large_group();
     before_op(reads_the_large_one, come_short);
     life_refused(&life, -EBADMSG, "was committed and is not there");
     cr_assert_null(meanwhile, "it was not read by itself");
     life_start(&life); /* the next read brings all of it */
+    life_verify(&life);
+    same_after_restarts();
+}
+
+Test(branches_recover, g14_a_group_whose_second_half_cannot_be_read_refuses_the_start)
+{
+    killed_behind_a_large_group();
+    before_op(reads_the_large_one, fail_to_read);
+    life_refused(&life, -EIO, "nothing was decided");
+    cr_assert_null(meanwhile, "it was not read by itself");
+    life_start(&life);
     life_verify(&life);
     same_after_restarts();
 }
