@@ -92,7 +92,7 @@ static inline int ring_refresh_free(struct ring *ring)
 {
     uint32_t head = word_load_acquire(ring->peer_word); /* R2 */
     uint32_t used = ring->mirror.p_tail - head;
-    if (used > ring_capacity(ring))
+    if (used > ring->mirror.p_tail - ring->mirror.c_head) /* beyond the tail, or taken back */
         return -EPROTO;
     ring->mirror.c_head = head;
     return (int)(ring_capacity(ring) - used);
@@ -103,7 +103,7 @@ static inline int ring_refresh_filled(struct ring *ring)
 {
     uint32_t tail = word_load_acquire(ring->peer_word); /* R1 */
     uint32_t filled = tail - ring->mirror.c_head;
-    if (filled > ring_capacity(ring))
+    if (filled > ring_capacity(ring) || filled < ring->mirror.p_tail - ring->mirror.c_head) /* or taken back */
         return -EPROTO;
     ring->mirror.p_tail = tail;
     return (int)filled;

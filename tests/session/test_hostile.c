@@ -208,6 +208,40 @@ Test(hostile, g22_what_is_published_after_a_clients_end_is_not_taken)
     stop();
 }
 
+static struct io_functions functions;
+static int64_t (*clock_before)(struct io *io);
+
+/* Whoever keeps the memory (a child, say) after the hang-up can write the tail once more. */
+static int64_t take_tail_back(struct io *io)
+{
+    if (rig.server->stopping && bad.socket >= 0) {
+        word_store_release(&bad.words->sq_tail, word_load(&bad.broker->sq_head));
+        close(bad.socket);
+        bad.socket = -1;
+    }
+    return clock_before(io);
+}
+
+Test(hostile, g20_a_tail_that_is_taken_back_does_not_hold_a_stop_up)
+{
+    start();
+    rig.log.refuse = -EAGAIN;
+    rig.log.refuse_reason = REASON_MEMORY;
+    rig.log.refuse_count = 60; /* the first one is held until the hang-up has been seen */
+    for (unsigned i = 0; i < 3; i++) {
+        struct descriptor d = client_text(&bad, bad_topic, 0, "x");
+        client_push(&bad, &d);
+    }
+    rig_turn(&rig, 20);
+    functions = *rig.io->functions;
+    clock_before = functions.now;
+    functions.now = take_tail_back;
+    rig.io->functions = &functions;
+    rig_stop(&rig); /* asserts that it ends within its patience */
+    client_close(&bad);
+    client_close(&good);
+}
+
 Test(hostile, g20_ends_a_connection_that_releases_more_window_than_it_was_given)
 {
     start();

@@ -176,6 +176,30 @@ Test(ring, refuses_a_tail_beyond_the_ring)
         }
 }
 
+/* What was seen published stays so: the broker has noted how far it will drain. */
+Test(ring, refuses_a_tail_and_a_head_that_are_taken_back)
+{
+    static const uint32_t starts[] = {0, 5, 0xfffffffcu, UINT32_MAX};
+    for (size_t s = 0; s < array_count(starts); s++) {
+        both_at(starts[s]);
+        struct descriptor d = {0};
+        for (uint32_t i = 0; i < 4; i++)
+            cr_assert_eq(ring_push_descriptor(&producer, &d), 1);
+        cr_assert_eq(ring_refresh_filled(&consumer), 4);
+        shared.tail = starts[s] + 3;
+        cr_assert_eq(ring_refresh_filled(&consumer), -EPROTO);
+        shared.tail = starts[s] + 4;
+        cr_assert_eq(ring_refresh_filled(&consumer), 4);
+        for (uint32_t i = 0; i < 2; i++)
+            cr_assert_eq(ring_pop_descriptor(&consumer, &d), 1);
+        cr_assert_eq(ring_refresh_free(&producer), SIZE - 1 - 2);
+        shared.head = starts[s] + 1;
+        cr_assert_eq(ring_refresh_free(&producer), -EPROTO);
+        shared.head = starts[s] + 2;
+        cr_assert_eq(ring_refresh_free(&producer), SIZE - 1 - 2);
+    }
+}
+
 Test(ring, refuses_a_head_beyond_what_was_published)
 {
     both_at(0);

@@ -317,6 +317,8 @@ int job_fuzz(struct run *run, struct error *err)
         add(words, "-runs=%llu", (unsigned long long)run->required);
     if (run->until_ns != INT64_MAX)
         add(words, "-max_total_time=%llu", (unsigned long long)max_u64(1, time_left(run) / NS_PER_S));
+    add(words, "-error_exitcode=1"); /* its own choice, 77, is what a program says that could not run */
+    add(words, "-entropic=0");       /* most of its time would go into choosing inputs */
     add(words, "-rss_limit_mb=1024");
     add(words, "-malloc_limit_mb=512");
     add(words, "-timeout=10");
