@@ -198,6 +198,9 @@ struct disk {
 void disk_scan(const struct life *life, struct disk *disk);
 const struct disk_segment *disk_newest(const struct disk *disk);
 const struct disk_group *disk_last(const struct disk *disk);
+/* Changes the frames of the newest group and gives it right sums again: what a broker with a mistake would
+ * have written. */
+void disk_forge_last(const struct life *life, void (*change)(struct frame_header *frame));
 
 char *file_path(const struct life *life, const char *name); /* one of a few static buffers */
 uint64_t file_size_of(const struct life *life, const char *name);

@@ -254,3 +254,28 @@ const struct disk_group *disk_last(const struct disk *disk)
     cr_assert_gt(disk->group_count, 0u);
     return &disk->groups[disk->group_count - 1];
 }
+
+void disk_forge_last(const struct life *life, void (*change)(struct frame_header *frame))
+{
+    static struct disk disk;
+    static uint8_t bytes[GROUP_MAX];
+    disk_scan(life, &disk);
+    const struct disk_group *g = disk_last(&disk);
+    file_peek(life, g->file, g->header.offset, bytes, g->header.length);
+    uint32_t at = sizeof(struct group_header);
+    for (uint32_t i = 0; i < g->header.frames; i++) {
+        struct frame_header *frame = (struct frame_header *)(void *)(bytes + at);
+        at += frame->header_bytes + frame->payload_bytes;
+        change(frame);
+        frame_fill(frame, g->identity.seed);
+    }
+    struct group_facts facts = {.number = g->header.number,
+                                .offset = g->header.offset,
+                                .durable_upto = g->header.durable_upto,
+                                .time_ns = g->header.time_ns,
+                                .previous = g->header.previous_digest,
+                                .used = g->header.used,
+                                .frames = g->header.frames};
+    group_fill(bytes, &g->identity, &facts);
+    file_poke(life, g->file, g->header.offset, bytes, g->header.length);
+}

@@ -217,33 +217,6 @@ Test(producers, g5_the_log_alone_gives_the_same_numbers_as_its_checkpoint)
     }
 }
 
-/* Changes the newest group on the disk and gives it right sums again: what a broker with a mistake would have
- * written. */
-static void forge(void (*change)(struct frame_header *frame))
-{
-    static struct disk disk;
-    static uint8_t bytes[GROUP_MAX];
-    disk_scan(&life, &disk);
-    const struct disk_group *g = disk_last(&disk);
-    file_peek(&life, g->file, g->header.offset, bytes, g->header.length);
-    uint32_t at = sizeof(struct group_header);
-    for (uint32_t i = 0; i < g->header.frames; i++) {
-        struct frame_header *frame = (struct frame_header *)(void *)(bytes + at);
-        at += frame->header_bytes + frame->payload_bytes;
-        change(frame);
-        frame_fill(frame, g->identity.seed);
-    }
-    struct group_facts facts = {.number = g->header.number,
-                                .offset = g->header.offset,
-                                .durable_upto = g->header.durable_upto,
-                                .time_ns = g->header.time_ns,
-                                .previous = g->header.previous_digest,
-                                .used = g->header.used,
-                                .frames = g->header.frames};
-    group_fill(bytes, &g->identity, &facts);
-    file_poke(&life, g->file, g->header.offset, bytes, g->header.length);
-}
-
 static void skip_a_number(struct frame_header *frame)
 {
     frame->number += frame->producer != 0;
@@ -278,7 +251,7 @@ static void forged(void (*change)(struct frame_header *frame), const char *words
     commit_one(p, "t", last_of(p, "t") + 1);
     let_go(p);
     life_crash(&life);
-    forge(change);
+    disk_forge_last(&life, change);
     life_refused(&life, -EBADMSG, words);
 }
 
