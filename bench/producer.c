@@ -457,7 +457,7 @@ int producer_main(const struct producers_request *request, const struct load *lo
     struct producer *producers = calloc(count, sizeof *producers);
     int result =
         producers == NULL ? error_set(&report->error, -ENOMEM, "out of memory for %u producers", count) : 0;
-    if (result == 0)
+    if (producers != NULL)
         result = all_open(&crew, producers, count, first, step, committed);
     if (load->count != 0)
         crew.wanted = phases->warm_work + phases->measure_work;

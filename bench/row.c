@@ -509,7 +509,12 @@ int rows_run(struct bench *bench, struct row *const *rows, uint32_t count, uint3
     check_bug(rounds <= ROUNDS_MOST);
     struct yard *yards = calloc(count, sizeof *yards);
     struct stage_set *stages = calloc(count, sizeof *stages);
-    int code = yards == NULL || stages == NULL ? error_set(err, -ENOMEM, "out of memory") : 0;
+    if (yards == NULL || stages == NULL) {
+        free(stages);
+        free(yards);
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    int code = 0;
     for (uint32_t i = 0; i < count && code == 0; i++) {
         yards[i].stage = &stages[i];
         code = begin_row(&yards[i], bench, rows[i], err);
@@ -523,7 +528,7 @@ int rows_run(struct bench *bench, struct row *const *rows, uint32_t count, uint3
         }
     for (uint32_t i = 0; i < count && code == 0; i++)
         code = end_row(&yards[i], err);
-    for (uint32_t i = 0; yards != NULL && i < count; i++)
+    for (uint32_t i = 0; i < count; i++)
         if (yards[i].begun)
             stage_end(&stages[i]);
     if (isatty(STDERR_FILENO))

@@ -91,6 +91,7 @@ static int await(const struct idle_crew *crew, const uint32_t *word, uint32_t wa
                  struct error *err)
 {
     int64_t limit = now_ns() + READY_NS;
+    check_bug(word != NULL);
     while (__atomic_load_n(word, __ATOMIC_ACQUIRE) < wanted) {
         if (__atomic_load_n(&crew->shared->failed, __ATOMIC_ACQUIRE) > 0)
             return error_set(err, -EIO, "an idle client failed");

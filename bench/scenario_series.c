@@ -156,6 +156,7 @@ int scenario_many(struct bench *bench, struct error *err)
     loads[2] = loads[1] = loads[0];
     loads[1].producers = loads[2].producers = 1000;
     loads[1].topics = loads[2].topics = 10000;
+    check_bug(loads[0].processes > 0);
     loads[2].in_flight = loads[0].depth * loads[0].producers / loads[0].processes;
     static const char *const labels[3] = {"10 topics, 2 connections, depth 4",
                                           "10,000 topics, 1,000 connections, depth 4",

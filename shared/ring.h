@@ -103,7 +103,8 @@ static inline int ring_refresh_filled(struct ring *ring)
 {
     uint32_t tail = word_load_acquire(ring->peer_word); /* R1 */
     uint32_t filled = tail - ring->mirror.c_head;
-    if (filled > ring_capacity(ring) || filled < ring->mirror.p_tail - ring->mirror.c_head) /* or taken back */
+    uint32_t seen = ring->mirror.p_tail - ring->mirror.c_head;
+    if (filled > ring_capacity(ring) || filled < seen) /* or taken back */
         return -EPROTO;
     ring->mirror.p_tail = tail;
     return (int)filled;

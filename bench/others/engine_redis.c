@@ -204,10 +204,11 @@ static int redis_count(void *arg, uint32_t topic, uint64_t *entries, struct erro
 {
     struct store *store = arg;
     redisReply *reply = redisCommand(store->context, "LLEN topic-%u", topic);
-    int code =
-        reply != NULL && reply->type == REDIS_REPLY_INTEGER ? 0 : failed(err, "counting", store->context);
-    if (code == 0)
+    int code = 0;
+    if (reply != NULL && reply->type == REDIS_REPLY_INTEGER)
         *entries = (uint64_t)reply->integer;
+    else
+        code = failed(err, "counting", store->context);
     if (reply != NULL)
         freeReplyObject(reply);
     return code;

@@ -138,7 +138,7 @@ int walrus__options(struct walrus *handle, void *known, size_t known_bytes, cons
     size_t size = 0;
     if (given != NULL)
         memcpy(&size, given, sizeof size); /* every option struct begins with it */
-    if (size == known_bytes) {
+    if (given != NULL && size == known_bytes) {
         memcpy(known, given, known_bytes);
         return 0;
     }

@@ -98,9 +98,8 @@ static void shared_read(int slot, uint64_t offset, uint64_t length, uint8_t *mem
     check_bug(length <= peer->sizes.client_file_bytes && offset <= peer->sizes.client_file_bytes - length);
     if (offset == offsetof(struct client_words, sq_tail)) {
         put32(memory, offset, index_value(peer->tail, word_load(&broker_words(peer)->sq_head)));
-    } else if (offset == offsetof(struct client_words, cq_head)) {
-        put32(memory, offset, index_value(peer->reaped, word_load(&broker_words(peer)->cq_tail) - 16));
-    } else if (offset == offsetof(struct client_words, wake_at)) {
+    } else if (offset == offsetof(struct client_words, cq_head) ||
+               offset == offsetof(struct client_words, wake_at)) {
         put32(memory, offset, index_value(peer->reaped, word_load(&broker_words(peer)->cq_tail) - 16));
     } else if (offset == offsetof(struct client_words, window_head)) {
         if (rig.hostile && input_back(rig.input) >= 0xe0)
@@ -113,15 +112,16 @@ static void shared_read(int slot, uint64_t offset, uint64_t length, uint8_t *mem
     }
 }
 
-/* ------------------------------------------------------------------------------------------ what is
- * admitted */
+/* ------------------------------------------------------------------------------------ what is admitted */
 
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
 int __real_log_write(struct log *log, struct write *write);
 int __wrap_log_write(struct log *log, struct write *write);
 int __real_log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool make,
                      struct topic **out);
 int __wrap_log_topic(struct log *log, const char *name, size_t length, uint8_t level, uint32_t uid, bool make,
                      struct topic **out);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static const struct descriptor *taken_of(const struct request *request)
 {

@@ -160,7 +160,7 @@ static void answer_topics(const struct descriptor *d, struct completion *c)
     uint8_t *to = kernel_slot_memory(rig->broker_slot) + rig->sizes.window_at + (at & (size - 1));
     memset(to, 0, record.bytes);
     memcpy(to, &mine, sizeof mine);
-    memcpy(to + sizeof mine, "abc", 3);
+    memcpy(to + sizeof mine, "abc", 3); /* NOLINT(bugprone-not-null-terminated-result): a name has no end */
     c->result = 1;
     c->window_at = at;
     c->window_bytes = record.bytes;

@@ -49,6 +49,7 @@ static size_t whole_block(size_t bytes)
 
 static void guard_large(const struct large *large)
 {
+    /* NOLINTNEXTLINE(bugprone-branch-clone): without the sanitizer both are nothing */
     if (large->used)
         ASAN_UNPOISON_MEMORY_REGION(large->at, large->bytes);
     else

@@ -35,6 +35,7 @@
 struct rig_calls rig_calls;
 bool rig_collecting;
 
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
 void *__real_malloc(size_t size);
 void *__wrap_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
@@ -52,6 +53,7 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
 ssize_t __real_pread64(int fd, void *to, size_t bytes, off_t offset);
 ssize_t __wrap_pread64(int fd, void *to, size_t bytes, off_t offset);
 int __wrap_sched_getaffinity(pid_t pid, size_t bytes, cpu_set_t *set);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 void *__wrap_malloc(size_t size)
 {

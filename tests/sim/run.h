@@ -106,7 +106,7 @@ void run_rejoin(struct run_state *run, uint32_t role, bool fresh);
 /* Ids that are nobody's, or not this one's. */
 void run_strangers(struct run_state *run);
 /* Writes that are wrong in one way or another: all must be refused. */
-void run_hostile(struct run_state *run, uint32_t topic);
+void run_hostile(struct run_state *run, uint32_t number);
 /* Asks for every number; the answers must be what the ledger says. */
 void run_ask(struct run_state *run);
 

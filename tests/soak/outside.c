@@ -231,6 +231,7 @@ int job_kernel(struct run *run, struct error *err)
     char job[32] = "", key[32] = "", word[40];
     unsigned few = 1;
     int rc = 0;
+    /* NOLINTNEXTLINE(cert-err34-c): its text is in jobs.c */
     check_bug(words != NULL && sscanf(run->argument, "%31s %31s %u", job, key, &few) == 3);
     snprintf(word, sizeof word, " %s=", key);
     for (uint64_t slice = 0; rc == 0 && run_goes_on(run, run->done); slice++) {
