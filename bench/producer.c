@@ -455,10 +455,12 @@ int producer_main(const struct producers_request *request, const struct load *lo
     }
     uint32_t count = (load->producers - first + step - 1) / step;
     struct producer *producers = calloc(count, sizeof *producers);
-    int result =
-        producers == NULL ? error_set(&report->error, -ENOMEM, "out of memory for %u producers", count) : 0;
-    if (producers != NULL)
-        result = all_open(&crew, producers, count, first, step, committed);
+    if (producers == NULL) {
+        (void)error_set(&report->error, -ENOMEM, "out of memory for %u producers", count);
+        phases_give_up(phases);
+        return 1;
+    }
+    int result = all_open(&crew, producers, count, first, step, committed);
     if (load->count != 0)
         crew.wanted = phases->warm_work + phases->measure_work;
     if (result == 0)
@@ -467,7 +469,7 @@ int producer_main(const struct producers_request *request, const struct load *lo
         result = measured(&crew, producers, count, first, step);
     if (result < 0)
         phases_give_up(phases);
-    for (uint32_t i = 0; producers != NULL && i < count; i++)
+    for (uint32_t i = 0; i < count; i++)
         if (producers[i].crew != NULL)
             producer_close(&producers[i]);
     free(producers);
