@@ -124,6 +124,7 @@ static struct write honest(struct run_state *run, const struct batch *batch, str
 }
 
 struct attempt {
+    struct attempt *next; /* taken ones, in run->taken */
     struct write write;
     struct stream stream;
 };
@@ -165,8 +166,20 @@ void run_hostile(struct run_state *run, uint32_t number)
             write->last = seed_chance(&run->seed, 500);
             write->stream = &attempt->stream;
         }
-        if (spoilers[which](write, run->records) && try_it(run, attempt, which))
-            return; /* taken: it has to stay */
+        if (spoilers[which](write, run->records) && try_it(run, attempt, which)) {
+            attempt->next = run->taken; /* the log may still look at it */
+            run->taken = attempt;
+            return;
+        }
+        free(attempt);
+    }
+}
+
+void run_hostile_end(struct run_state *run)
+{
+    while (run->taken != NULL) {
+        struct attempt *attempt = run->taken;
+        run->taken = attempt->next;
         free(attempt);
     }
 }

@@ -541,6 +541,7 @@ struct image *run_end(struct run_state *run)
         run->streams = stream->next;
         free(stream);
     }
+    run_hostile_end(run);
     if (disk_violation(run->disk) != NULL)
         ledger_fail(run->ledger, "%s", disk_violation(run->disk));
     for (uint32_t i = 0; i < run->ledger->count; i++) {

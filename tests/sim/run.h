@@ -15,6 +15,7 @@
 #define SIM_SEGMENT ((4ull << 20) + (128ull << 10))
 
 struct pending;
+struct attempt;
 
 struct sim_stream {
     struct stream stream;
@@ -40,6 +41,7 @@ struct run_state {
     struct topic *topics[SIM_TOPICS];
     struct seed seed;
     struct pending *pending;
+    struct attempt *taken; /* of hostile.c: what should have been refused */
     uint32_t inflight;
     struct sim_stream *streams;
     uint64_t last_done[SIM_TOPICS]; /* order of the batch answered last */
@@ -107,6 +109,8 @@ void run_rejoin(struct run_state *run, uint32_t role, bool fresh);
 void run_strangers(struct run_state *run);
 /* Writes that are wrong in one way or another: all must be refused. */
 void run_hostile(struct run_state *run, uint32_t number);
+/* Once the log is gone. */
+void run_hostile_end(struct run_state *run);
 /* Asks for every number; the answers must be what the ledger says. */
 void run_ask(struct run_state *run);
 
