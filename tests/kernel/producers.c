@@ -323,6 +323,12 @@ static int append_one(struct producer *producer)
 
 /* ------------------------------------------------------------------------------------- a life */
 
+/* The broker has gone, or is told to stop and will be gone soon: the next life brings the answer. */
+static bool life_is_over(int rc)
+{
+    return rc == -ECONNRESET || rc == -ESHUTDOWN;
+}
+
 /* What the judge has seen and what the broker says must be one (G5). */
 static int resolve(struct producer *producer, uint32_t slot)
 {
@@ -336,7 +342,7 @@ static int resolve(struct producer *producer, uint32_t slot)
         uint8_t fate = record_of(producer, slot, n)->fate;
         bool there = fate == FATE_ACKED || fate == FATE_THERE;
         int answer = walrus_query(producer->topics[slot], n, NULL);
-        if (answer == -ECONNRESET)
+        if (life_is_over(answer))
             return answer;
         if (answer != there || there != (n <= last))
             violation(producer, slot, n, "G5: fate %u, the query says %d, the last number is %llu", fate,
@@ -357,7 +363,7 @@ static int open_topic(struct producer *producer, uint32_t slot)
     if (rc == 0 && producer->kind->name != NULL)
         return resolve(producer, slot);
     producer->next[slot] = producer->ledger->used[producer->index][slot] + 1;
-    if (rc < 0 && rc != -ECONNRESET)
+    if (rc < 0 && !life_is_over(rc))
         violation(producer, slot, 0, "opening the topic: %s", walrus_error(producer->handle));
     return rc;
 }
