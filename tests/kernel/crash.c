@@ -40,7 +40,9 @@ static int record_life(struct crash *crash, bool last, struct error *err)
     struct work *work = crash->work;
     uint64_t *random = &work->run.random;
     struct life_options life;
-    life_options_random(&life, true, random);
+    do
+        life_options_random(&life, true, random);
+    while (last && crash->no_mmap && strcmp(life.options.arguments[1], "mmap") == 0);
     if (crash->preload != NULL)
         life.options = (struct daemon_options){.preload = crash->preload, .arguments = {"--io", "pwrite"}};
     int rc = daemon_start(work, &life.options, &crash->daemon, err);

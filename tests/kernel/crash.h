@@ -9,6 +9,7 @@ struct crash {
     const char *type;    /* of the file system */
     const char *preload; /* into the recorded brokers, which then use pwrite; or NULL */
     bool lying;          /* the recorder leaves the flushes out */
+    bool no_mmap;        /* in the last life of a recording */
     bool only_flushed;   /* nothing else survives a cut, and all cuts are where something was answered */
     struct device device;
     struct image image;

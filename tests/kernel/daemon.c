@@ -161,6 +161,21 @@ off_t daemon_words(const struct work *work)
     return stat(work->run.log, &st) == 0 ? st.st_size : 0;
 }
 
+uint64_t daemon_said_times(const struct work *work, off_t since, const char *words)
+{
+    FILE *log = fopen(work->run.log, "re");
+    uint64_t times = 0;
+    char *line = NULL;
+    size_t room = 0;
+    if (log != NULL && fseeko(log, since, SEEK_SET) == 0)
+        while (getline(&line, &room, log) > 0)
+            times += strstr(line, words) != NULL;
+    free(line);
+    if (log != NULL)
+        fclose(log);
+    return times;
+}
+
 bool daemon_said(const struct work *work, off_t since, const char *words)
 {
     char text[16384];

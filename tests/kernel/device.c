@@ -87,14 +87,22 @@ static bool take(uint32_t *countdown)
            __atomic_compare_exchange_n(countdown, &left, left - 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
+static bool begins_group(const void *data, size_t length)
+{
+    uint64_t magic = 0;
+    memcpy(&magic, data, min_u64(length, sizeof magic));
+    return magic == GROUP_MAGIC;
+}
+
 static void do_write(struct server *server, fuse_req_t request, const void *data, size_t length,
                      uint64_t offset)
 {
-    bool fails = take(&server->switches->fail_writes);
+    struct device_switches *switches = server->switches;
+    bool fails = take(&switches->fail_writes) || (begins_group(data, length) && take(&switches->fail_groups));
     size_t done = fails ? length / 1024 * 512 : length;
     memcpy(server->device->content + offset, data, done);
     add_step(server, STEP_WRITE, data, done, offset);
-    __atomic_fetch_add(&server->switches->writes, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&switches->writes, 1, __ATOMIC_RELAXED);
     if (fails)
         fuse_reply_err(request, EIO);
     else
@@ -176,9 +184,7 @@ static void on_write(fuse_req_t request, fuse_ino_t node, const char *data, size
         return;
     }
     pthread_mutex_lock(&server->mutex);
-    uint64_t magic = 0;
-    memcpy(&magic, data, length < sizeof magic ? length : sizeof magic);
-    bool hold = magic == GROUP_MAGIC && __atomic_load_n(&server->switches->hold, __ATOMIC_ACQUIRE) != 0;
+    bool hold = begins_group(data, length) && __atomic_load_n(&server->switches->hold, __ATOMIC_ACQUIRE) != 0;
     struct held *held = hold ? malloc(sizeof *held + length) : NULL;
     if (held != NULL) {
         *held = (struct held){.request = request, .offset = (uint64_t)offset, .length = length};

@@ -34,6 +34,7 @@ struct device_switches {
     uint32_t hold;         /* keep groups of the log in the device, unanswered, until this is 0 again */
     uint32_t held;         /* writes kept so now */
     uint32_t fail_writes;  /* so many writes from now on fail with EIO; half of each is done */
+    uint32_t fail_groups;  /* the same, of the writes that begin with a group of the log */
     uint32_t fail_flushes; /* so many flushes from now on fail with EIO */
     int64_t flush_ns;      /* a flush takes so long before it counts */
 };

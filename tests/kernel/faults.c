@@ -14,8 +14,11 @@
  *   in most of them: it looks as if ext4, its journal gone, answers a flush of mapped pages with 0 all the
  *   same. That is a guess, and the case is open. Direct writes have that error themselves.
  *
- * failing: a write or a flush of the recorded device fails while producers work. Then the power is cut, in
- * all the ways of crash.c: an answer to anything in the failed group would be a lost batch. */
+ * failing: some requests to the recorded device fail while producers work: a flush; writes of groups, up to
+ * three in a row; any writes (mostly those of the file system's journal: what the broker sees of it is a
+ * failed flush). A group that fails once is written again behind a new header, one that fails twice is
+ * answered -EIO. Then the power is cut, in all the ways of crash.c: an answer to anything in the failed group
+ * would be a lost batch, a failed group that can be read would be one that is back. */
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -292,55 +295,119 @@ int job_full(struct work *work, struct error *err)
 
 /* ------------------------------------------------------------------------------------- failing */
 
+enum fault { FAULT_FLUSH, FAULT_GROUP, FAULT_WRITE, FAULTS };
+static const char *const fault_names[FAULTS] = {"flush", "write of a group", "write"};
+
 struct failing {
     struct crash crash;
-    bool flush;
-    uint64_t met, ends, errors;
+    enum fault fault;
+    uint32_t count;
+    uint64_t met, ends, errors, rolled, given_up;
 };
+
+/* What the log did about failed groups: a roll-back for each, and the second in a row for good. Groups follow
+ * one another, so the countdown says how many there were. */
+static int check_rolls(const struct failing *failing, uint32_t left, struct error *err)
+{
+    uint32_t met = failing->count - left;
+    if (failing->crash.daemon.has_ended || (failing->rolled == met && failing->given_up == met / 2))
+        return 0;
+    return error_set(err, -EBADMSG,
+                     "G3: %u writes of groups failed in a row; the log says of %llu that they are rolled "
+                     "back, and of %llu that this is for good",
+                     met, (unsigned long long)failing->rolled, (unsigned long long)failing->given_up);
+}
+
+/* The next groups of the log are written, and fail, or the broker has ended. */
+static int await_groups(const struct failing *failing, struct daemon *daemon, const uint32_t *left,
+                        struct error *err)
+{
+    int64_t limit = now_ns() + PATIENCE_NS / 4;
+    while (__atomic_load_n(left, __ATOMIC_ACQUIRE) != 0 && !daemon->has_ended) {
+        int rc = verdict_check(&failing->crash.ledger->verdict, err);
+        if (rc == 0)
+            rc = run_interrupted(err);
+        if (rc < 0)
+            return rc;
+        if (now_ns() > limit)
+            return error_set(err, -EPROTO, "no group is written: the fault meets nothing");
+        pause_ns(NS_PER_MS);
+        daemon_look(daemon);
+    }
+    return 0;
+}
 
 static int inject(struct crash *crash, struct error *err)
 {
     struct failing *failing = (struct failing *)(void *)crash;
     struct device_switches *switches = crash->device.switches;
-    uint32_t *left = failing->flush ? &switches->fail_flushes : &switches->fail_writes;
-    uint32_t count = failing->flush ? 1 : 1 + (uint32_t)random_below(&crash->work->run.random, 3);
-    __atomic_store_n(left, count, __ATOMIC_RELEASE);
-    int rc = await_answers(crash->ledger, &crash->daemon, &crash->ledger->errors, 200, err);
-    failing->met += __atomic_load_n(left, __ATOMIC_RELAXED) == 0;
-    failing->ends += crash->daemon.has_ended;
-    failing->errors += crash->ledger->errors;
-    __atomic_store_n(left, 0, __ATOMIC_RELEASE);
-    return rc;
+    uint32_t *countdowns[FAULTS] = {&switches->fail_flushes, &switches->fail_groups, &switches->fail_writes};
+    uint32_t *left = countdowns[failing->fault], never = 0;
+    struct ledger *ledger = crash->ledger;
+    struct daemon *daemon = &crash->daemon;
+    off_t said = daemon_words(crash->work);
+    __atomic_store_n(left, failing->count, __ATOMIC_RELEASE);
+    int rc = failing->fault == FAULT_GROUP ? await_groups(failing, daemon, left, err) : 0;
+    if (rc == 0)
+        rc = await_answers(ledger, daemon, &ledger->errors, 200, err);
+    if (rc == 0 && failing->fault == FAULT_GROUP) /* the log goes on behind it */
+        rc = await_answers(ledger, daemon, &never, 30, err);
+    uint32_t rest = __atomic_exchange_n(left, 0, __ATOMIC_ACQ_REL);
+    failing->met = rest == 0;
+    failing->ends = daemon->has_ended;
+    if (rc == 0 && failing->fault == FAULT_GROUP && !daemon->has_ended)
+        rc = producers_pause(ledger, err); /* what was in flight when the countdown ended is over then */
+    failing->errors = ledger->errors;
+    failing->rolled = daemon_said_times(crash->work, said, "; rolling back");
+    failing->given_up = daemon_said_times(crash->work, said, " is rolled back for good ");
+    producers_resume(ledger);
+    return rc == 0 && failing->fault == FAULT_GROUP ? check_rolls(failing, rest, err) : rc;
+}
+
+static int failing_round(struct failing *failing, struct work *work, struct error *err)
+{
+    static const char *const types[] = {"ext4", "xfs"};
+    static const uint32_t counts[] = {2, 1, 3};
+    uint64_t turn = work->done / FAULTS;
+    *failing = (struct failing){.fault = (enum fault)(work->done % FAULTS)};
+    failing->count = failing->fault == FAULT_FLUSH   ? 1
+                     : failing->fault == FAULT_GROUP ? counts[turn % array_count(counts)]
+                                                     : 1 + (uint32_t)random_below(&work->run.random, 3);
+    int rc = crash_begin(&failing->crash, work, types[random_below(&work->run.random, 2)], err);
+    failing->crash.fault = inject;
+    failing->crash.no_mmap = failing->count > 1; /* with it a failed write is a failed flush */
+    if (rc == 0)
+        rc = crash_round(&failing->crash, IMAGES_OF_A_FAULT, err);
+    return rc < 0 ? error_wrap(err, "a %s that fails", fault_names[failing->fault]) : rc;
 }
 
 int job_failing(struct work *work, struct error *err)
 {
-    static const char *const types[] = {"ext4", "xfs"};
-    struct failing failing = {0};
-    uint64_t turn = random_below(&work->run.random, 2), images = 0, met = 0, ends = 0, errors = 0;
+    struct failing failing;
+    uint64_t images = 0, met = 0, ends = 0, errors = 0, rolled = 0, given_up = 0;
     int rc = 0;
     while (rc == 0 && work_goes_on(work)) {
-        failing = (struct failing){0};
-        rc = crash_begin(&failing.crash, work, types[(work->done / 2 + turn) % 2], err);
-        failing.crash.fault = inject;
-        failing.flush = work->done % 2 == 0;
-        if (rc == 0)
-            rc = crash_round(&failing.crash, IMAGES_OF_A_FAULT, err);
+        rc = failing_round(&failing, work, err);
         images += failing.crash.images;
         met += failing.met;
         ends += failing.ends;
         errors += failing.errors;
-        if (rc < 0)
-            (void)error_wrap(err, "a %s that fails", failing.flush ? "flush" : "write");
+        rolled += failing.rolled;
+        given_up += failing.given_up;
         crash_end(&failing.crash);
         work->done += rc == 0;
         run_progress(&work->run, "%llu faults", (unsigned long long)work->done);
     }
+    /* A group may hold nothing but batches that were answered before it was written; not every time. */
+    if (rc == 0 && given_up >= 3 && errors == 0)
+        rc = error_set(err, -EPROTO, "%llu groups were rolled back for good, and nothing was answered -EIO",
+                       (unsigned long long)given_up);
     if (rc == 0)
         snprintf(work->run.totals, sizeof work->run.totals,
-                 "%llu faults (%llu met a request): %llu fail-stops with exit code %d, %llu answers -EIO; "
-                 "%llu images",
+                 "%llu faults (%llu met a request): %llu fail-stops with exit code %d, %llu groups rolled "
+                 "back, %llu of them for good, %llu answers -EIO; %llu images",
                  (unsigned long long)work->done, (unsigned long long)met, (unsigned long long)ends,
-                 EXIT_FLUSH_FAILED, (unsigned long long)errors, (unsigned long long)images);
+                 EXIT_FLUSH_FAILED, (unsigned long long)rolled, (unsigned long long)given_up,
+                 (unsigned long long)errors, (unsigned long long)images);
     return rc;
 }

@@ -64,6 +64,8 @@ int daemon_stop(struct daemon *daemon, struct error *err) must_check;
 /* How much the brokers of this place have said so far, and whether they said these words since then. */
 off_t daemon_words(const struct work *work);
 bool daemon_said(const struct work *work, off_t since, const char *words);
+/* In how many lines. */
+uint64_t daemon_said_times(const struct work *work, off_t since, const char *words);
 
 /* Random options for the next life: back end, block, segment length, memory, durability. */
 struct life_options {
@@ -80,6 +82,7 @@ void life_options_random(struct life_options *life, bool small, uint64_t *random
 #define RECORDS     16384u
 #define NEVER       UINT64_MAX
 #define MOST_EPOCHS 4096u
+#define MOST_GAPS   256u
 
 enum topic { TOPIC_SHARED, TOPIC_NAMED, TOPIC_STREAM, TOPIC_WRITTEN, TOPIC_ACCEPTED, TOPICS };
 extern const char *const topic_names[TOPICS];
@@ -130,6 +133,12 @@ struct sight {
         uint64_t from, epoch;
     } epochs[TOPICS][MOST_EPOCHS];
     uint32_t epoch_count[TOPICS];
+    /* Sequences that were given to batches of level accepted, and lost with a group that could not be
+     * written: they are never given again. */
+    struct gap {
+        uint64_t from, to; /* to: the first one that is there */
+    } gaps[TOPICS][MOST_GAPS];
+    uint32_t gap_count[TOPICS];
 };
 
 struct ledger *ledger_new(uint8_t needed);

@@ -2,7 +2,8 @@
  *
  *   1. Producers write a record per batch: when it was sent, what was answered, at which position.
  *   2. ledger_judge reads every topic from its first entry to its last: each batch whole, once, in order of
- *      its producer's numbers, its bytes as they were made (G2, G27), the sequences without a gap.
+ *      its producer's numbers, its bytes as they were made (G2, G27), the sequences without a gap, but for
+ *      those that were answered at level accepted and lost with a group that could not be written.
  *   3. Then each record: what must be there is there, and where its receipt said (G1); what was refused or
  *      has failed is not (G3); nothing that came earlier in the log than something that is bound is missing,
  *      and no later entry has a place that was given to a lost one of a later epoch (G7).
@@ -111,13 +112,27 @@ static int batch_begins(struct reading *reading, const struct content *content, 
     return 0;
 }
 
+/* Sequences are missing here: possible where nothing was promised for them and writes may fail. */
+static bool note_gap(struct reading *reading, uint64_t to)
+{
+    struct sight *sight = reading->sight;
+    uint32_t topic = reading->topic, *count = &sight->gap_count[topic];
+    bool may_be = reading->ledger->may_fail && (topic == TOPIC_ACCEPTED || topic == TOPIC_SHARED);
+    if (!may_be || reading->open.count != 0 || to < reading->next || *count == MOST_GAPS)
+        return false;
+    sight->gaps[topic][(*count)++] = (struct gap){.from = reading->next, .to = to};
+    reading->next = to;
+    return true;
+}
+
 static int read_entry(struct reading *reading, const struct walrus_entry *entry, struct error *err)
 {
     struct content content, *open = &reading->open;
     int rc = content_read(entry->data, entry->length, &content, err);
     if (rc < 0)
         return error_wrap(err, "G27");
-    if (entry->sequence != reading->next || content.topic != reading->topic)
+    if ((entry->sequence != reading->next && !note_gap(reading, entry->sequence)) ||
+        content.topic != reading->topic)
         return error_set(err, -EBADMSG, "G7: where sequence %llu of topic %u was to come there is %llu of %u",
                          (unsigned long long)reading->next, reading->topic,
                          (unsigned long long)entry->sequence, content.topic);
@@ -221,6 +236,34 @@ static uint64_t epoch_at(const struct sight *sight, uint32_t topic, uint64_t seq
     return epoch;
 }
 
+/* It was answered at level accepted, and is one of those that are lost. */
+static bool is_in_gap(const struct record *record, const struct sight *sight, uint32_t topic)
+{
+    for (uint32_t i = 0; i < sight->gap_count[topic] && record->level == WALRUS_LEVEL_ACCEPTED; i++)
+        if (sight->gaps[topic][i].from <= record->sequence &&
+            record->sequence + record->count <= sight->gaps[topic][i].to)
+            return true;
+    return false;
+}
+
+/* Nobody else's sequences are missing. */
+static int judge_gaps(const struct ledger *ledger, const struct sight *sight, uint32_t topic,
+                      struct error *err)
+{
+    uint64_t missing = 0, absent = 0;
+    for (uint32_t i = 0; i < sight->gap_count[topic]; i++)
+        missing += sight->gaps[topic][i].to - sight->gaps[topic][i].from;
+    for (uint32_t p = 0; missing > 0 && p < PRODUCERS; p++)
+        for (uint32_t s = 0; s < SLOTS; s++)
+            for (uint64_t n = 1; n <= ledger->used[p][s] && producer_topic(p, s) == topic; n++)
+                if (sight->sequences[p][s][n] == 0)
+                    absent += ledger->records[p][s][n].count;
+    if (missing <= absent)
+        return 0;
+    return error_set(err, -EBADMSG, "G7: topic '%s' lacks %llu sequences, its lost batches have %llu entries",
+                     topic_names[topic], (unsigned long long)missing, (unsigned long long)absent);
+}
+
 static int judge_missing(const struct record *record, struct bound *bound, const struct sight *sight,
                          uint32_t topic, uint64_t position, struct error *err)
 {
@@ -233,7 +276,7 @@ static int judge_missing(const struct record *record, struct bound *bound, const
             record->level, (unsigned long long)record->sequence, (unsigned long long)record->epoch,
             (unsigned long long)record->group, (unsigned long long)record->there_from,
             (unsigned long long)sight->entries[topic]);
-    if (record->fate != FATE_ACKED || record->epoch == 0)
+    if (record->fate != FATE_ACKED || record->epoch == 0 || is_in_gap(record, sight, topic))
         return 0;
     uint64_t *group = bound_of(bound, record->epoch);
     if (group != NULL && record->group != 0 && record->group <= *group)
@@ -288,6 +331,8 @@ static int judge_records(const struct ledger *ledger, uint64_t position, struct 
                                      (unsigned long long)position);
             }
     free(bound);
+    for (uint32_t topic = 0; rc == 0 && topic < TOPICS; topic++)
+        rc = judge_gaps(ledger, sight, topic, err);
     return rc;
 }
 
@@ -308,8 +353,8 @@ int ledger_judge(const struct work *work, const struct ledger *ledger, uint64_t 
 
 /* ------------------------------------------------------------------------------------- settling */
 
-static int settle(struct record *record, uint64_t sequence, uint64_t position, uint64_t entries,
-                  struct error *err)
+static int settle(struct record *record, uint64_t sequence, uint64_t position, const struct sight *sight,
+                  uint32_t topic, struct error *err)
 {
     bool is_open =
         record->fate == FATE_UNKNOWN || (record->fate == FATE_ACKED && record->there_from == NEVER);
@@ -323,7 +368,9 @@ static int settle(struct record *record, uint64_t sequence, uint64_t position, u
         record->fate = FATE_THERE;
         return 0;
     }
-    if (record->fate == FATE_ACKED && record->sequence != 0 && record->sequence <= entries)
+    uint64_t entries = sight->entries[topic];
+    if (record->fate == FATE_ACKED && record->sequence != 0 && record->sequence <= entries &&
+        !is_in_gap(record, sight, topic))
         return error_set(err, -EBADMSG, "G7: it is gone, but of its topic %llu entries are there",
                          (unsigned long long)entries);
     record->gone_from = position;
@@ -341,8 +388,8 @@ int ledger_settle(const struct work *work, struct ledger *ledger, const struct s
         for (uint32_t s = 0; rc == 0 && s < SLOTS; s++)
             for (uint64_t n = 1; rc == 0 && n <= ledger->used[p][s]; n++) {
                 uint32_t topic = producer_topic(p, s);
-                rc = settle(&ledger->records[p][s][n], sight->sequences[p][s][n], position,
-                            sight->entries[topic], err);
+                rc =
+                    settle(&ledger->records[p][s][n], sight->sequences[p][s][n], position, sight, topic, err);
                 if (rc < 0)
                     (void)error_wrap(err, "topic '%s', batch %llu of producer %u", topic_names[topic],
                                      (unsigned long long)n, p);

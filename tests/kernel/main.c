@@ -42,7 +42,7 @@ static const struct attack {
     {"ext4", job_ext4, 10, IMAGES, "images of an ext4 after a power cut, mounted, recovered, judged"},
     {"xfs", job_xfs, 10, IMAGES, "the same with xfs"},
     {"full", job_full, 1, FAULTS, "times that the file system, then the device below it, is full"},
-    {"failing", job_failing, 2, FAULTS, "times that a write or a flush of the device fails"},
+    {"failing", job_failing, 3, FAULTS, "times that a flush, a group or any write of the device fails"},
     {"successor", job_successor, 1, SUCCESSORS, "starts while writes of a killed broker are in the device"},
     {"cries", job_cries, 2, CRIES, "proofs that the jobs above notice a broker without flushes"},
 };
