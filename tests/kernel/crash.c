@@ -35,16 +35,21 @@ static int let_write(struct crash *crash, uint64_t bytes, struct error *err)
     return rc;
 }
 
+void crash_life_options(struct crash *crash, struct life_options *life)
+{
+    do
+        life_options_random(life, true, &crash->work->run.random);
+    while (crash->no_mmap && strcmp(life->options.arguments[1], "mmap") == 0);
+    if (crash->preload != NULL)
+        life->options = (struct daemon_options){.preload = crash->preload, .arguments = {"--io", "pwrite"}};
+}
+
 static int record_life(struct crash *crash, bool last, struct error *err)
 {
     struct work *work = crash->work;
     uint64_t *random = &work->run.random;
     struct life_options life;
-    do
-        life_options_random(&life, true, random);
-    while (last && crash->no_mmap && strcmp(life.options.arguments[1], "mmap") == 0);
-    if (crash->preload != NULL)
-        life.options = (struct daemon_options){.preload = crash->preload, .arguments = {"--io", "pwrite"}};
+    crash_life_options(crash, &life);
     int rc = daemon_start(work, &life.options, &crash->daemon, err);
     if (rc == 0)
         rc = ledger_judge(work, crash->ledger, work_position(work), crash->sight, err);
@@ -167,8 +172,8 @@ static int try_cut(struct crash *crash, struct cut cut, struct error *err)
 
 /* ------------------------------------------------------------------------------------- where to cut */
 
-/* The position of some answer that binds, else anywhere. */
-static uint64_t some_answer(struct crash *crash)
+/* The position of some answer that binds, else anywhere; not before `from`. */
+static uint64_t some_answer(struct crash *crash, uint64_t from)
 {
     uint64_t *random = &crash->work->run.random;
     for (int i = 0; i < 100; i++) {
@@ -177,17 +182,17 @@ static uint64_t some_answer(struct crash *crash)
         if (used == 0)
             continue;
         uint64_t position = crash->ledger->records[p][s][1 + random_below(random, used)].there_from;
-        if (position <= crash->image.end)
+        if (position >= from && position <= crash->image.end)
             return position;
     }
-    return random_below(random, crash->image.end + 1);
+    return from + random_below(random, crash->image.end - from + 1);
 }
 
 /* Just before a flush, or just behind it and what follows it. */
-static uint64_t some_flush(struct crash *crash)
+static uint64_t some_flush(struct crash *crash, uint64_t from)
 {
     uint64_t *random = &crash->work->run.random;
-    uint64_t position = random_below(random, crash->image.end + 1);
+    uint64_t position = from + random_below(random, crash->image.end - from + 1);
     position = image_flushed_by(&crash->device, position);
     if (position > 0 && random_below(random, 2) == 0)
         position--;
@@ -198,9 +203,11 @@ static struct cut random_cut(struct crash *crash)
 {
     uint64_t *random = &crash->work->run.random;
     uint64_t kind = crash->only_flushed ? 0 : random_below(random, 4);
-    uint64_t position = kind < 2    ? some_answer(crash)
-                        : kind == 2 ? some_flush(crash)
-                                    : random_below(random, crash->image.end + 1);
+    bool anywhere = crash->fault == NULL || random_below(random, 4) == 0;
+    uint64_t from = anywhere ? 0 : min_u64(crash->fault_at, crash->image.end);
+    uint64_t position = kind < 2    ? some_answer(crash, from)
+                        : kind == 2 ? some_flush(crash, from)
+                                    : from + random_below(random, crash->image.end - from + 1);
     return (struct cut){.position = position,
                         .choice =
                             crash->only_flushed ? CHOICE_NONE : (enum choice)random_below(random, CHOICES),

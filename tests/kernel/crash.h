@@ -9,7 +9,7 @@ struct crash {
     const char *type;    /* of the file system */
     const char *preload; /* into the recorded brokers, which then use pwrite; or NULL */
     bool lying;          /* the recorder leaves the flushes out */
-    bool no_mmap;        /* in the last life of a recording */
+    bool no_mmap;        /* in a recording */
     bool only_flushed;   /* nothing else survives a cut, and all cuts are where something was answered */
     struct device device;
     struct image image;
@@ -19,6 +19,7 @@ struct crash {
     char folder[PATH_MAX]; /* where it is mounted */
     /* Called in the last life of a recording, while producers work; NULL: no fault. */
     int (*fault)(struct crash *crash, struct error *err);
+    uint64_t fault_at; /* position of the fault: most cuts are behind it */
     uint64_t recordings, images, steps, acked, again;
 };
 
@@ -26,6 +27,8 @@ struct crash {
  * way. */
 int crash_begin(struct crash *crash, struct work *work, const char *type, struct error *err) must_check;
 void crash_end(struct crash *crash);
+/* Of the next broker of a recording. */
+void crash_life_options(struct crash *crash, struct life_options *life);
 /* A new recording, and so many images of it. */
 int crash_round(struct crash *crash, uint64_t images, struct error *err) must_check;
 

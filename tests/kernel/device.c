@@ -74,7 +74,7 @@ static void add_step(struct server *server, enum step_kind kind, const void *dat
     }
     memcpy(server->device->bytes + switches->bytes, data, length);
     server->device->steps[switches->position] = (struct step){
-        .offset = offset, .data = switches->bytes, .length = (uint32_t)length, .kind = (uint32_t)kind};
+        .offset = offset, .data = switches->bytes, .length = (uint32_t)length, .kind = (uint16_t)kind};
     switches->bytes += length;
     __atomic_store_n(&switches->position, switches->position + 1, __ATOMIC_RELEASE);
 }

@@ -16,7 +16,8 @@ enum step_kind { STEP_WRITE, STEP_FLUSH, STEP_FAILED_FLUSH };
 struct step {
     uint64_t offset, data; /* data: where in the log's bytes */
     uint32_t length;
-    uint32_t kind; /* enum step_kind */
+    uint16_t kind;    /* enum step_kind */
+    bool was_dropped; /* by a flush that failed, perhaps: see image.c */
 };
 
 #define DEVICE_STEPS (UINT64_C(1) << 20)

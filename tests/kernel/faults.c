@@ -14,11 +14,15 @@
  *   in most of them: it looks as if ext4, its journal gone, answers a flush of mapped pages with 0 all the
  *   same. That is a guess, and the case is open. Direct writes have that error themselves.
  *
- * failing: some requests to the recorded device fail while producers work: a flush; writes of groups, up to
- * three in a row; any writes (mostly those of the file system's journal: what the broker sees of it is a
- * failed flush). A group that fails once is written again behind a new header, one that fails twice is
- * answered -EIO. Then the power is cut, in all the ways of crash.c: an answer to anything in the failed group
- * would be a lost batch, a failed group that can be read would be one that is back. */
+ * failing: some requests to the recorded device fail while producers work:
+ *   - flushes, until the broker has ended. One alone may be that of the file system's journal, or of a file
+ *     that is being prepared; the next one, the log's, would be good, and only the device would know what it
+ *     has dropped. Then another broker starts on the same mount, if the file system still serves one;
+ *   - writes of groups, up to three in a row. A group that fails once is written again behind a new header,
+ *     one that fails twice is answered -EIO;
+ *   - any writes: mostly those of the journal. What the broker sees of it is a failed flush.
+ *   Then the power is cut, in all the ways of crash.c: an answer to anything in a failed group would be a lost
+ *   batch, a failed group that can be read would be one that is back. */
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -302,7 +306,7 @@ struct failing {
     struct crash crash;
     enum fault fault;
     uint32_t count;
-    uint64_t met, ends, errors, rolled, given_up;
+    uint64_t met, ends, errors, rolled, given_up, went_on;
 };
 
 /* What the log did about failed groups: a roll-back for each, and the second in a row for good. Groups follow
@@ -337,6 +341,39 @@ static int await_groups(const struct failing *failing, struct daemon *daemon, co
     return 0;
 }
 
+/* Another broker on the same mount, if the file system still serves one: it sees what the failed flush left
+ * in the device, and a later cut may find it gone. */
+static int life_after(struct failing *failing, struct error *err)
+{
+    struct crash *crash = &failing->crash;
+    struct daemon *daemon = &crash->daemon;
+    struct life_options life;
+    uint32_t never = 0;
+    int64_t limit = now_ns() + PATIENCE_NS;
+    int rc = producers_await_parked(crash->ledger, err);
+    daemon_kill(daemon);
+    crash_life_options(crash, &life);
+    if (rc == 0)
+        rc = daemon_launch(crash->work, &life.options, daemon, err);
+    while (rc == 0 && !daemon->is_ready && !daemon->has_ended && now_ns() < limit) {
+        pause_ns(NS_PER_MS);
+        daemon_look(daemon);
+        rc = run_interrupted(err);
+    }
+    if (rc < 0 || daemon->has_ended)
+        return rc;
+    rc = ledger_judge(crash->work, crash->ledger, work_position(crash->work), crash->sight, err);
+    if (rc == 0)
+        rc = ledger_settle(crash->work, crash->ledger, crash->sight, err);
+    if (rc < 0 && rc != -EBADMSG)
+        daemon_look(daemon);
+    if (rc < 0)
+        return daemon->has_ended ? check_end(daemon, err) : error_wrap(err, "in the life after it");
+    failing->went_on = 1;
+    producers_go(crash->ledger);
+    return await_answers(crash->ledger, daemon, &never, 50, err);
+}
+
 static int inject(struct crash *crash, struct error *err)
 {
     struct failing *failing = (struct failing *)(void *)crash;
@@ -346,6 +383,7 @@ static int inject(struct crash *crash, struct error *err)
     struct ledger *ledger = crash->ledger;
     struct daemon *daemon = &crash->daemon;
     off_t said = daemon_words(crash->work);
+    crash->fault_at = device_position(&crash->device);
     __atomic_store_n(left, failing->count, __ATOMIC_RELEASE);
     int rc = failing->fault == FAULT_GROUP ? await_groups(failing, daemon, left, err) : 0;
     if (rc == 0)
@@ -353,7 +391,7 @@ static int inject(struct crash *crash, struct error *err)
     if (rc == 0 && failing->fault == FAULT_GROUP) /* the log goes on behind it */
         rc = await_answers(ledger, daemon, &never, 30, err);
     uint32_t rest = __atomic_exchange_n(left, 0, __ATOMIC_ACQ_REL);
-    failing->met = rest == 0;
+    failing->met = failing->fault == FAULT_FLUSH ? rest < failing->count : rest == 0;
     failing->ends = daemon->has_ended;
     if (rc == 0 && failing->fault == FAULT_GROUP && !daemon->has_ended)
         rc = producers_pause(ledger, err); /* what was in flight when the countdown ended is over then */
@@ -361,7 +399,9 @@ static int inject(struct crash *crash, struct error *err)
     failing->rolled = daemon_said_times(crash->work, said, "; rolling back");
     failing->given_up = daemon_said_times(crash->work, said, " is rolled back for good ");
     producers_resume(ledger);
-    return rc == 0 && failing->fault == FAULT_GROUP ? check_rolls(failing, rest, err) : rc;
+    if (rc == 0 && failing->fault == FAULT_GROUP)
+        rc = check_rolls(failing, rest, err);
+    return rc == 0 && daemon->has_ended ? life_after(failing, err) : rc;
 }
 
 static int failing_round(struct failing *failing, struct work *work, struct error *err)
@@ -370,12 +410,13 @@ static int failing_round(struct failing *failing, struct work *work, struct erro
     static const uint32_t counts[] = {2, 1, 3};
     uint64_t turn = work->done / FAULTS;
     *failing = (struct failing){.fault = (enum fault)(work->done % FAULTS)};
-    failing->count = failing->fault == FAULT_FLUSH   ? 1
+    failing->count = failing->fault == FAULT_FLUSH   ? UINT32_MAX
                      : failing->fault == FAULT_GROUP ? counts[turn % array_count(counts)]
                                                      : 1 + (uint32_t)random_below(&work->run.random, 3);
     int rc = crash_begin(&failing->crash, work, types[random_below(&work->run.random, 2)], err);
     failing->crash.fault = inject;
-    failing->crash.no_mmap = failing->count > 1; /* with it a failed write is a failed flush */
+    failing->crash.no_mmap =
+        failing->fault == FAULT_GROUP && failing->count > 1; /* with it a failed write is a failed flush */
     if (rc == 0)
         rc = crash_round(&failing->crash, IMAGES_OF_A_FAULT, err);
     return rc < 0 ? error_wrap(err, "a %s that fails", fault_names[failing->fault]) : rc;
@@ -384,7 +425,7 @@ static int failing_round(struct failing *failing, struct work *work, struct erro
 int job_failing(struct work *work, struct error *err)
 {
     struct failing failing;
-    uint64_t images = 0, met = 0, ends = 0, errors = 0, rolled = 0, given_up = 0;
+    uint64_t images = 0, met = 0, ends = 0, errors = 0, rolled = 0, given_up = 0, went_on = 0;
     int rc = 0;
     while (rc == 0 && work_goes_on(work)) {
         rc = failing_round(&failing, work, err);
@@ -394,6 +435,7 @@ int job_failing(struct work *work, struct error *err)
         errors += failing.errors;
         rolled += failing.rolled;
         given_up += failing.given_up;
+        went_on += failing.went_on;
         crash_end(&failing.crash);
         work->done += rc == 0;
         run_progress(&work->run, "%llu faults", (unsigned long long)work->done);
@@ -404,10 +446,11 @@ int job_failing(struct work *work, struct error *err)
                        (unsigned long long)given_up);
     if (rc == 0)
         snprintf(work->run.totals, sizeof work->run.totals,
-                 "%llu faults (%llu met a request): %llu fail-stops with exit code %d, %llu groups rolled "
+                 "%llu faults (%llu met a request): %llu fail-stops with exit code %d (%llu times the next "
+                 "broker could work on the same mount), %llu groups rolled "
                  "back, %llu of them for good, %llu answers -EIO; %llu images",
                  (unsigned long long)work->done, (unsigned long long)met, (unsigned long long)ends,
-                 EXIT_FLUSH_FAILED, (unsigned long long)rolled, (unsigned long long)given_up,
-                 (unsigned long long)errors, (unsigned long long)images);
+                 EXIT_FLUSH_FAILED, (unsigned long long)went_on, (unsigned long long)rolled,
+                 (unsigned long long)given_up, (unsigned long long)errors, (unsigned long long)images);
     return rc;
 }

@@ -3,6 +3,9 @@
  *   1. `flushed` is the content as of the last flush before the cut: it only moves forward.
  *   2. The device is brought back to it, block by block that was touched since.
  *   3. Then some of the pending writes are done to the device, in their order.
+ *   4. A device whose flush fails may give up what it could not write: reads show it until the power is cut,
+ *      and every later flush is good. So groups of the log that were pending at a failed flush may be missing
+ *      in each image behind it. What the file system itself wrote is not: it would not survive that.
  * What a mounted file system, or a recovery, does to an image is recorded behind the recording; it says which
  * blocks were touched, and can be cut itself. */
 #include <fcntl.h>
@@ -65,6 +68,49 @@ int image_begin(struct image *image, struct device *device, struct error *err)
     return 0;
 }
 
+/* The step is in the range of the group that began with this one: a part of it, if the kernel split it. */
+static bool continues(const struct device *device, const struct step *group, const struct step *step)
+{
+    struct group_header header = {0};
+    memcpy(&header, device->bytes + group->data, min_u64(group->length, sizeof header));
+    return step->offset > group->offset && step->offset - group->offset < header.length;
+}
+
+static uint64_t first_word(const struct device *device, const struct step *step)
+{
+    uint64_t word = 0;
+    memcpy(&word, device->bytes + step->data, min_u64(step->length, sizeof word));
+    return word;
+}
+
+/* Marks groups from [from, to) that the failed flush at `to` may have dropped. */
+static void mark_dropped(const struct device *device, uint64_t from, uint64_t to)
+{
+    const struct step *group = NULL;
+    for (uint64_t i = from; i < to; i++) {
+        struct step *step = &device->steps[i];
+        if (step->kind != STEP_WRITE)
+            continue;
+        bool begins = first_word(device, step) == GROUP_MAGIC;
+        if (begins)
+            group = step;
+        step->was_dropped = begins || (group != NULL && continues(device, group, step));
+    }
+}
+
+/* From which step on writes were dropped. */
+static uint64_t find_dropped(const struct image *image)
+{
+    const struct device *device = image->device;
+    for (uint64_t i = 0; i < image->end; i++)
+        if (device->steps[i].kind == STEP_FAILED_FLUSH)
+            mark_dropped(device, image_flushed_by(device, i), i);
+    for (uint64_t i = 0; i < image->end; i++)
+        if (device->steps[i].was_dropped)
+            return i;
+    return image->end;
+}
+
 uint64_t image_flushed_by(const struct device *device, uint64_t position)
 {
     while (position > 0 && device->steps[position - 1].kind != STEP_FLUSH)
@@ -89,8 +135,7 @@ static void do_whole(const struct device *device, const struct step *step, uint8
  * two sectors, xfs believes the number in the first sector); the broker must when one of its own is. */
 static bool may_be_torn(const struct image *image, const struct step *step)
 {
-    uint64_t magic = 0;
-    memcpy(&magic, image->device->bytes + step->data, min_u64(step->length, sizeof magic));
+    uint64_t magic = first_word(image->device, step);
     return magic == GROUP_MAGIC || magic == SEGMENT_MAGIC || magic == CHECKPOINT_MAGIC;
 }
 
@@ -102,7 +147,7 @@ static void do_torn(const struct device *device, const struct step *step, uint64
                    min_u64(SECTOR, step->length - at));
 }
 
-/* Steps [from, cut.position) to the device: all that are flushed by then, and some of the others. */
+/* Steps [from, cut.position) to the device: all that are flushed for sure by then, and some of the others. */
 static void do_steps(struct image *image, uint64_t from, struct cut cut)
 {
     const struct device *device = image->device;
@@ -113,9 +158,10 @@ static void do_steps(struct image *image, uint64_t from, struct cut cut)
         if (step->kind != STEP_WRITE)
             continue;
         touch(image, step);
-        bool whole = i < flushed || cut.choice == CHOICE_ALL ||
+        bool sure = i < flushed && !step->was_dropped;
+        bool whole = sure || cut.choice == CHOICE_ALL ||
                      (cut.choice != CHOICE_NONE && random_below(&random, 8) < keep_of_8);
-        if (i >= flushed && cut.choice == CHOICE_TORN && may_be_torn(image, step))
+        if (!sure && cut.choice == CHOICE_TORN && may_be_torn(image, step))
             do_torn(device, step, &random);
         else if (whole)
             do_whole(device, step, device->content);
@@ -145,6 +191,7 @@ static void touch_all(struct image *image, uint64_t from)
 void image_end(struct image *image)
 {
     image->end = device_position(image->device);
+    image->dropped = find_dropped(image);
     touch_all(image, 0);
 }
 
@@ -163,7 +210,7 @@ void image_make(struct image *image, struct cut cut)
 {
     check_bug(cut.position <= image->end && cut.position >= image->applied);
     touch_all(image, image->end);
-    advance(image, image_flushed_by(image->device, cut.position));
+    advance(image, min_u64(image_flushed_by(image->device, cut.position), image->dropped));
     undo(image);
     device_rewind(image->device, image->end);
     do_steps(image, image->applied, cut);

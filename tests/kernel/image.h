@@ -4,7 +4,8 @@
 
 #include "device.h"
 
-/* Of the writes that no flush covers at the moment of the cut: */
+/* Of the writes that no flush covers at the moment of the cut, and of those that a failed flush may have
+ * dropped: */
 enum choice {
     CHOICE_NONE,
     CHOICE_ALL,
@@ -25,8 +26,9 @@ struct image {
     int memory;
     uint8_t *flushed; /* content by `applied` steps, all of them flushed */
     uint64_t applied;
-    uint64_t end;    /* steps of the recording; what comes behind it was done to an image */
-    uint64_t *dirty; /* one bit for each 4 KiB of the device that may differ from `flushed` */
+    uint64_t dropped; /* the first step of the recording that a failed flush may have dropped, else its end */
+    uint64_t end;     /* steps of the recording; what comes behind it was done to an image */
+    uint64_t *dirty;  /* one bit for each 4 KiB of the device that may differ from `flushed` */
 };
 
 /* A recording begins with what the device holds now; its log is empty and grows from now on. */
