@@ -308,9 +308,11 @@ void rig_hang_up(struct peer *peer)
 
 /* ------------------------------------------------------------------------------------------- a client */
 
-uint8_t *rig_arena(struct peer *peer)
+void rig_put(struct peer *peer, uint64_t offset, const void *from, size_t length)
 {
-    return kernel_slot_memory(peer->client_slot) + peer->sizes.arena_at;
+    uint8_t *to = kernel_slot_memory(peer->client_slot) + peer->sizes.arena_at + offset;
+    kernel_writes(to, length);
+    memcpy(to, from, length);
 }
 
 static struct session *session_of(const struct peer *peer)
@@ -335,8 +337,9 @@ bool rig_push(struct peer *peer, const struct descriptor *descriptor)
         peer->tail - word_load(&broker_words(peer)->sq_head) >= peer->sizes.queue_entries - 1)
         return false;
     uint32_t slot = peer->tail & (peer->sizes.queue_entries - 1);
-    memcpy(kernel_slot_memory(peer->client_slot) + LAYOUT_PAGE + slot * sizeof *descriptor, descriptor,
-           sizeof *descriptor);
+    uint8_t *to = kernel_slot_memory(peer->client_slot) + LAYOUT_PAGE + slot * sizeof *descriptor;
+    kernel_writes(to, sizeof *descriptor);
+    memcpy(to, descriptor, sizeof *descriptor);
     peer->tail++;
     if (word_load(&broker_words(peer)->parked) == PARKED)
         rig_ring(peer);

@@ -73,6 +73,7 @@ void rig_ring(struct peer *peer);
 bool rig_push(struct peer *peer, const struct descriptor *descriptor);
 /* Looks at what was answered. */
 void rig_reap(struct peer *peer);
-uint8_t *rig_arena(struct peer *peer);
+/* Writes into its arena. */
+void rig_put(struct peer *peer, uint64_t offset, const void *from, size_t length);
 
 #endif

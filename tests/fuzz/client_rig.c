@@ -113,8 +113,9 @@ static void on_read(int slot, uint64_t offset, uint64_t length, uint8_t *memory)
 static void post(const struct completion *completion)
 {
     uint32_t slot = rig->cq_tail & (rig->sizes.queue_entries - 1);
-    memcpy(kernel_slot_memory(rig->broker_slot) + LAYOUT_PAGE + slot * sizeof *completion, completion,
-           sizeof *completion);
+    uint8_t *to = kernel_slot_memory(rig->broker_slot) + LAYOUT_PAGE + slot * sizeof *completion;
+    kernel_writes(to, sizeof *completion);
+    memcpy(to, completion, sizeof *completion);
     rig->cq_tail++;
 }
 
@@ -138,6 +139,7 @@ static void answer_read(const struct descriptor *d, struct completion *c)
     struct run mine = run;
     mine.first_sequence = d->number;
     uint8_t *to = kernel_slot_memory(rig->broker_slot) + rig->sizes.window_at + (at & (size - 1));
+    kernel_writes(to, run.bytes);
     memcpy(to, &mine, sizeof mine);
     memcpy(to + sizeof mine, records, sizeof records);
     memset(to + sizeof mine + sizeof records, 'x', 32);
@@ -158,6 +160,7 @@ static void answer_topics(const struct descriptor *d, struct completion *c)
     struct topic_record mine = record;
     mine.id = d->number + 1;
     uint8_t *to = kernel_slot_memory(rig->broker_slot) + rig->sizes.window_at + (at & (size - 1));
+    kernel_writes(to, record.bytes);
     memset(to, 0, record.bytes);
     memcpy(to, &mine, sizeof mine);
     memcpy(to + sizeof mine, "abc", 3); /* NOLINT(bugprone-not-null-terminated-result): a name has no end */

@@ -117,6 +117,7 @@ static void fill(walrus_batch *batch, struct input *input)
     } else if (how < 0xd0) {
         check_code(walrus_batch_set_queue(batch, how & 1));
     } else if (walrus_batch_reserve(batch, length, &place) == 0) {
+        kernel_writes(place, length);
         memset(place, 'r', length);
         check_code(walrus_batch_trim(batch, length / 2));
     }

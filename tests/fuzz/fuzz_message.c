@@ -96,7 +96,7 @@ static void publish(struct peer *peer, uint8_t how)
         return;
     struct descriptor d = {.op = OP_OPEN, .flags = DESCRIPTOR_CREATE, .payload_bytes = 1, .published_ns = 1};
     if (peer->topics == 0) {
-        rig_arena(peer)[0] = 't';
+        rig_put(peer, 0, "t", 1);
     } else {
         d = (struct descriptor){
             .op = how & 1 ? OP_BATCH : OP_CHUNK,
@@ -107,7 +107,7 @@ static void publish(struct peer *peer, uint8_t how)
             .entries = 1,
             .stream = how >> 6,
             .number = peer->welcome.producer != 0 && (how & 3) != 0 ? 1 + (how >> 3 & 3) : 0};
-        memcpy(rig_arena(peer) + 256 + 16, &record, sizeof record);
+        rig_put(peer, 256 + 16, &record, sizeof record);
     }
     rig_push(peer, &d);
     rig_ring(peer);

@@ -19,11 +19,10 @@ static const char *const names[] = {"a", "b", "topic"};
 /* Records that add up to the payload. */
 static uint32_t write_records(struct peer *peer, uint32_t offset, uint32_t entries, uint32_t length)
 {
-    uint8_t *at = rig_arena(peer) + offset;
     uint32_t padded = (uint32_t)align_up(length, PAYLOAD_ALIGN) * entries;
     for (uint32_t i = 0; i < entries; i++) {
         struct entry_record record = {.length = length, .type = (uint8_t)i};
-        memcpy(at + padded + i * sizeof record, &record, sizeof record);
+        rig_put(peer, offset + padded + i * sizeof record, &record, sizeof record);
     }
     return padded;
 }
@@ -47,7 +46,7 @@ static void publish(struct peer *peer, struct input *input)
         const char *name = names[count % array_count(names)];
         d.flags = flags & DESCRIPTOR_CREATE;
         d.payload_bytes = (uint32_t)strlen(name);
-        memcpy(rig_arena(peer), name, d.payload_bytes);
+        rig_put(peer, 0, name, d.payload_bytes);
     } else if (write) {
         uint32_t length = (count >> 4) * (count & 0x80 ? 500u : 7u);
         d.entries = d.op == OP_APPEND ? 1 : count & 15;
@@ -84,7 +83,7 @@ static void greet(unsigned how)
                                       .flags = DESCRIPTOR_CREATE,
                                       .arena_offset = n * 16,
                                       .payload_bytes = (uint32_t)strlen(names[n])};
-            memcpy(rig_arena(&rig.peers[i]) + n * 16, names[n], strlen(names[n]));
+            rig_put(&rig.peers[i], n * 16, names[n], strlen(names[n]));
             bool pushed = rig_push(&rig.peers[i], &open);
             check_bug(pushed);
         }

@@ -11,6 +11,10 @@
 
 #define FIRST_TIME INT64_C(5000000000)
 #define NS_PER_S   INT64_C(1000000000)
+#define PAGE       4096u
+/* At the front of every file, where words and rings are written by plain stores: always taken as written. */
+#define STORED_PAGES 2u
+#define CHECK_EACH   64u
 
 struct kernel_hooks kernel_hooks;
 int64_t kernel_now;
@@ -18,8 +22,9 @@ uint32_t kernel_limit;
 const uint8_t *kernel_views;
 
 static struct kernel_fd table[KERNEL_FDS];
-static uint8_t *memories; /* KERNEL_SLOTS of KERNEL_VIEW_BYTES, of which KERNEL_BYTES are used */
+uint8_t *kernel_memories; /* KERNEL_SLOTS of KERNEL_VIEW_BYTES, of which KERNEL_BYTES are used */
 static bool slot_taken[KERNEL_SLOTS];
+static uint32_t written[KERNEL_SLOTS]; /* a bit for each page that may hold something else than zeros */
 static uint32_t mapped[KERNEL_SLOTS];
 static uint32_t descriptors, mappings;
 static int table_end; /* what is behind it was never open */
@@ -28,12 +33,14 @@ static int table_end; /* what is behind it was never open */
 
 void kernel_reset(void)
 {
-    if (memories == NULL) {
-        memories = aligned_alloc(4096, (size_t)KERNEL_SLOTS * KERNEL_VIEW_BYTES);
+    if (kernel_memories == NULL) {
+        kernel_memories = aligned_alloc(PAGE, (size_t)KERNEL_SLOTS * KERNEL_VIEW_BYTES);
         void *views = mmap(NULL, (size_t)KERNEL_SLOTS * KERNEL_VIEW_BYTES, PROT_NONE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        check_bug(memories != NULL && views != MAP_FAILED);
+        check_bug(kernel_memories != NULL && views != MAP_FAILED);
         kernel_views = views;
+        for (int i = 0; i < KERNEL_SLOTS; i++)
+            memset(kernel_slot_memory(i), 0, KERNEL_BYTES);
     }
     memset(table, 0, sizeof table);
     memset(slot_taken, 0, sizeof slot_taken);
@@ -108,9 +115,55 @@ int kernel_open_file(uint64_t size, int seals, bool of_peer)
     return fd;
 }
 
+void kernel_written(uintptr_t at, size_t length)
+{
+    uint64_t offset = at - (uintptr_t)kernel_memories, in_slot = offset % KERNEL_VIEW_BYTES;
+    if (length == 0)
+        return;
+    uint64_t end = min_u64(in_slot + length, KERNEL_BYTES);
+    for (uint64_t page = in_slot / PAGE; page * PAGE < end; page++)
+        written[offset / KERNEL_VIEW_BYTES] |= 1u << page;
+}
+
+static bool page_written(int slot, unsigned page)
+{
+    return page < STORED_PAGES || (written[slot] >> page & 1) != 0;
+}
+
+static bool is_zero(const uint8_t *page)
+{
+    uint64_t any = 0, word;
+    for (unsigned at = 0; at < PAGE; at += sizeof word) {
+        memcpy(&word, page + at, sizeof word);
+        any |= word;
+    }
+    return any == 0;
+}
+
+/* Every page that says nothing of itself is zeros: what was forgotten is a bug of the target. */
+static void check_pages(int slot)
+{
+#ifndef __SANITIZE_ADDRESS__
+    static unsigned turn = CHECK_EACH;
+    if (turn++ % CHECK_EACH != 0)
+        return;
+#endif
+    for (unsigned page = 0; page < KERNEL_BYTES / PAGE; page++)
+        check_bug(page_written(slot, page) || is_zero(kernel_slot_memory(slot) + page * PAGE));
+}
+
+static void clear_slot(int slot)
+{
+    check_pages(slot);
+    for (unsigned page = 0; page < KERNEL_BYTES / PAGE; page++)
+        if (page_written(slot, page))
+            memset(kernel_slot_memory(slot) + page * PAGE, 0, PAGE);
+    written[slot] = 0;
+}
+
 uint8_t *kernel_slot_memory(int slot)
 {
-    return memories + (size_t)slot * KERNEL_VIEW_BYTES;
+    return kernel_memories + (size_t)slot * KERNEL_VIEW_BYTES;
 }
 
 int kernel_slot(int fd)
@@ -128,7 +181,7 @@ uint8_t *kernel_memory(int fd)
             continue;
         slot_taken[i] = true;
         at->slot = i;
-        memset(kernel_slot_memory(i), 0, at->size);
+        clear_slot(i);
     }
     return at->slot < 0 ? NULL : kernel_slot_memory(at->slot);
 }
@@ -149,7 +202,7 @@ const void *kernel_behind(const void *pointer)
 {
     if (!kernel_is_view(pointer))
         return pointer;
-    return memories + ((uintptr_t)pointer - (uintptr_t)kernel_views);
+    return kernel_memories + ((uintptr_t)pointer - (uintptr_t)kernel_views);
 }
 
 const void *kernel_look(const void *from, size_t length)
@@ -159,6 +212,7 @@ const void *kernel_look(const void *from, size_t length)
     uint64_t offset = at % KERNEL_VIEW_BYTES;
     uint8_t *memory = kernel_slot_memory(slot);
     check_bug(mapped[slot] > 0 && offset <= KERNEL_BYTES && length <= KERNEL_BYTES - offset);
+    kernel_writes(memory + offset, max_u64(length, sizeof(uint64_t))); /* a hook writes up to a number */
     kernel_hooks.read(slot, offset, length, memory);
     return memory + offset;
 }
@@ -249,7 +303,7 @@ void *kernel_mmap(void *hint, size_t length, int protection, int flags, int fd, 
 
 static int slot_of(const void *at)
 {
-    uintptr_t offset = (uintptr_t)kernel_behind(at) - (uintptr_t)memories;
+    uintptr_t offset = (uintptr_t)kernel_behind(at) - (uintptr_t)kernel_memories;
     if (offset >= (uintptr_t)KERNEL_SLOTS * KERNEL_VIEW_BYTES)
         return -1;
     check_bug(offset % KERNEL_VIEW_BYTES == 0);
@@ -279,6 +333,7 @@ void *kernel_mremap(void *old, size_t old_length, size_t length, int flags, ...)
     void *to = va_arg(args, void *);
     va_end(args);
     check_bug(!kernel_is_view(old) && !kernel_is_view(to) && old_length == length);
+    kernel_writes(to, length);
     memcpy(to, old, length);
     kernel_hooks.moved(slot_of(old), slot_of(to));
     kernel_munmap(old, length);
@@ -302,6 +357,7 @@ struct kernel_saved {
     uint32_t descriptors, mappings;
     int64_t now;
     struct heap_saved *heap;
+    uint32_t written[KERNEL_SLOTS];
     uint8_t *slots[KERNEL_SLOTS];
 };
 
@@ -312,6 +368,7 @@ struct kernel_saved *kernel_save(void)
     memcpy(saved->table, table, sizeof table);
     memcpy(saved->slot_taken, slot_taken, sizeof slot_taken);
     memcpy(saved->mapped, mapped, sizeof mapped);
+    memcpy(saved->written, written, sizeof written);
     saved->descriptors = descriptors;
     saved->mappings = mappings;
     saved->now = kernel_now;
@@ -326,6 +383,21 @@ struct kernel_saved *kernel_save(void)
     return saved;
 }
 
+/* Only what was written, then or since: the rest is zeros both times. */
+static void restore_slot(int slot, const struct kernel_saved *saved)
+{
+    uint8_t *memory = kernel_slot_memory(slot);
+    check_pages(slot);
+    for (unsigned page = 0; page < KERNEL_BYTES / PAGE; page++) {
+        bool was = page < STORED_PAGES || (saved->written[slot] >> page & 1) != 0;
+        if (was)
+            memcpy(memory + page * PAGE, saved->slots[slot] + page * PAGE, PAGE);
+        else if (page_written(slot, page))
+            memset(memory + page * PAGE, 0, PAGE);
+    }
+    written[slot] = saved->written[slot];
+}
+
 void kernel_restore(const struct kernel_saved *saved)
 {
     memcpy(table, saved->table, sizeof table);
@@ -338,7 +410,7 @@ void kernel_restore(const struct kernel_saved *saved)
     heap_restore(saved->heap);
     for (int i = 0; i < KERNEL_SLOTS; i++)
         if (slot_taken[i])
-            memcpy(kernel_slot_memory(i), saved->slots[i], KERNEL_BYTES);
+            restore_slot(i, saved);
 }
 
 /* ---------------------------------------------------------------------------------------------- events */

@@ -127,11 +127,29 @@ static inline bool kernel_is_view(const void *pointer)
     return (uintptr_t)pointer - (uintptr_t)kernel_views < (uintptr_t)KERNEL_SLOTS * KERNEL_VIEW_BYTES;
 }
 
+/* Somebody is about to write there, perhaps into the memory of a slot: of that only what was written, and
+ * the first pages, are brought back. */
+extern uint8_t *kernel_memories;
+void kernel_written(uintptr_t at, size_t length);
+
+static inline void kernel_writes(const void *at, size_t length)
+{
+    if ((uintptr_t)at - (uintptr_t)kernel_memories < (uintptr_t)KERNEL_SLOTS * KERNEL_VIEW_BYTES)
+        kernel_written((uintptr_t)at, length);
+}
+
 static inline void *kernel_memcpy(void *to, const void *from, size_t length)
 {
+    kernel_writes(to, length);
     if (kernel_is_view(from))
         from = kernel_look(from, length);
     return memcpy(to, from, length);
+}
+
+static inline void *kernel_memset(void *to, int value, size_t length)
+{
+    kernel_writes(to, length);
+    return memset(to, value, length);
 }
 
 int kernel_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
@@ -183,7 +201,9 @@ ssize_t kernel_write(int fd, const void *from, size_t length);
 #define aligned_alloc(...) kernel_aligned_alloc(__VA_ARGS__)
 #define free(...)          kernel_free(__VA_ARGS__)
 #undef memcpy
-#define memcpy(...)          kernel_memcpy(__VA_ARGS__)
+#define memcpy(...) kernel_memcpy(__VA_ARGS__)
+#undef memset
+#define memset(...)          kernel_memset(__VA_ARGS__)
 #define accept4(...)         kernel_accept4(__VA_ARGS__)
 #define close(...)           kernel_close(__VA_ARGS__)
 #define connect(...)         kernel_connect(__VA_ARGS__)

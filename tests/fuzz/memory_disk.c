@@ -27,23 +27,41 @@ static struct memory_file *file_of(struct memory_disk *disk, struct io_file *han
 
 static struct memory_file *find(struct memory_disk *disk, const char *name)
 {
-    for (uint32_t i = 0; i < MEMORY_FILES; i++)
-        if (disk->files[i].used && strcmp(disk->files[i].name, name) == 0)
-            return &disk->files[i];
+    for (uint32_t i = 0; i < disk->end; i++) {
+        const char *at = disk->files[i].name;
+        /* Not strcmp: the fuzzer looks at each call of it. */
+        for (uint32_t n = 0; disk->files[i].used && at[n] == name[n]; n++)
+            if (name[n] == '\0')
+                return &disk->files[i];
+    }
     return NULL;
 }
 
 /* ----------------------------------------------------------------------------------------------- bytes */
 
+static const uint8_t *content(const struct memory_file *file)
+{
+    return file->lent != NULL ? file->lent : file->bytes;
+}
+
+static void make_room(struct memory_file *file, uint64_t length)
+{
+    if (length <= file->room)
+        return;
+    file->room = max_u64(2 * length, UINT64_C(64) << 10);
+    file->bytes = realloc(file->bytes, file->room);
+    check_bug(file->bytes != NULL);
+}
+
+/* From now on its bytes are its own, and there are so many. */
 static void hold(struct memory_file *file, uint64_t length)
 {
+    make_room(file, max_u64(length, file->length));
+    if (file->lent != NULL && file->length > 0)
+        memcpy(file->bytes, file->lent, file->length);
+    file->lent = NULL;
     if (length <= file->length)
         return;
-    if (length > file->room) {
-        file->room = max_u64(2 * length, UINT64_C(64) << 10);
-        file->bytes = realloc(file->bytes, file->room);
-        check_bug(file->bytes != NULL);
-    }
     memset(file->bytes + file->length, 0, length - file->length);
     file->length = length;
 }
@@ -61,7 +79,7 @@ static int64_t do_read(const struct memory_file *file, const struct io_op *op)
     uint64_t count = op->offset < file->size ? min_u64(op->length, file->size - op->offset) : 0;
     uint64_t held = op->offset < file->length ? min_u64(count, file->length - op->offset) : 0;
     if (held > 0)
-        memcpy(op->buffer, file->bytes + op->offset, held);
+        memcpy(op->buffer, content(file) + op->offset, held);
     memset((uint8_t *)op->buffer + held, 0, count - held);
     return (int64_t)count;
 }
@@ -83,6 +101,8 @@ static struct memory_file *new_file(struct memory_disk *disk, const char *name)
             continue;
         *file = (struct memory_file){.used = true, .bytes = file->bytes, .room = file->room};
         memcpy(file->name, name, strlen(name));
+        if (i >= disk->end)
+            disk->end = i + 1;
         return file;
     }
     bug(__FILE__, __LINE__, "more files than a store of this size has");
@@ -234,7 +254,7 @@ static int disk_list(struct io *io, struct io_entry **entries, size_t *count)
     *entries = malloc(MEMORY_FILES * sizeof **entries);
     check_bug(*entries != NULL);
     *count = 0;
-    for (uint32_t i = 0; i < MEMORY_FILES; i++) {
+    for (uint32_t i = 0; i < disk->end; i++) {
         const struct memory_file *file = &disk->files[i];
         if (!file->used || file->name[0] == '\0')
             continue;
@@ -306,8 +326,9 @@ void memory_disk_init(struct memory_disk *disk)
 void memory_disk_clear(struct memory_disk *disk, uint64_t seed)
 {
     check_bug(disk->io.inflight == 0);
-    for (uint32_t i = 0; i < MEMORY_FILES; i++)
+    for (uint32_t i = 0; i < disk->end; i++)
         disk->files[i].used = false;
+    disk->end = 0;
     disk->first = NULL;
     disk->last = &disk->first;
     disk->now = FIRST_TIME;
@@ -315,19 +336,28 @@ void memory_disk_clear(struct memory_disk *disk, uint64_t seed)
     disk->changes = 0;
 }
 
-void memory_disk_add(struct memory_disk *disk, const char *name, const void *bytes, uint64_t length,
-                     uint64_t size)
+void memory_disk_lend(struct memory_disk *disk, const char *name, const uint8_t *bytes, uint64_t length,
+                      uint64_t size)
 {
     struct memory_file *file = new_file(disk, name);
-    hold(file, length);
-    if (length > 0)
-        memcpy(file->bytes, bytes, length);
+    file->lent = bytes;
+    file->length = length;
     file->size = max_u64(size, length);
+}
+
+uint8_t *memory_disk_add(struct memory_disk *disk, const char *name, const void *bytes, uint64_t length,
+                         uint64_t size)
+{
+    memory_disk_lend(disk, name, bytes, length, size);
+    struct memory_file *file = find(disk, name);
+    check_bug(file != NULL);
+    hold(file, length);
+    return file->bytes;
 }
 
 void memory_disk_cut(struct memory_disk *disk, uint64_t slack)
 {
-    for (uint32_t i = 0; i < MEMORY_FILES; i++) {
+    for (uint32_t i = 0; i < disk->end; i++) {
         struct memory_file *file = &disk->files[i];
         if (file->used && file->size > file->length + slack)
             file->size = file->length + slack;
@@ -336,15 +366,16 @@ void memory_disk_cut(struct memory_disk *disk, uint64_t slack)
 
 void memory_disk_shorten(struct memory_disk *disk)
 {
-    for (uint32_t i = 0; i < MEMORY_FILES; i++) {
+    for (uint32_t i = 0; i < disk->end; i++) {
         struct memory_file *file = &disk->files[i];
-        while (file->used && file->length > 0 && file->bytes[file->length - 1] == 0)
+        while (file->used && file->length > 0 && content(file)[file->length - 1] == 0)
             file->length--;
     }
 }
 
 struct memory_saved {
     struct memory_file files[MEMORY_FILES]; /* with copies of their bytes */
+    uint32_t end;
     int64_t now;
     uint64_t random;
 };
@@ -354,15 +385,17 @@ struct memory_saved *memory_disk_save(const struct memory_disk *disk)
     struct memory_saved *saved = malloc(sizeof *saved);
     check_bug(saved != NULL && disk->io.inflight == 0);
     memcpy(saved->files, disk->files, sizeof disk->files);
+    saved->end = disk->end;
     saved->now = disk->now;
     saved->random = disk->random;
     for (uint32_t i = 0; i < MEMORY_FILES; i++) {
         struct memory_file *file = &saved->files[i];
+        file->lent = NULL;
         if (!file->used || file->length == 0)
             continue;
         file->bytes = malloc(file->length);
         check_bug(file->bytes != NULL);
-        memcpy(file->bytes, disk->files[i].bytes, file->length);
+        memcpy(file->bytes, content(&disk->files[i]), file->length);
     }
     return saved;
 }
@@ -372,7 +405,8 @@ void memory_disk_restore(struct memory_disk *disk, const struct memory_saved *sa
     check_bug(disk->io.inflight == 0);
     disk->now = saved->now;
     disk->random = saved->random;
-    for (uint32_t i = 0; i < MEMORY_FILES; i++) {
+    disk->end = (uint32_t)max_u64(disk->end, saved->end);
+    for (uint32_t i = 0; i < disk->end; i++) {
         const struct memory_file *from = &saved->files[i];
         struct memory_file *file = &disk->files[i];
         if (!from->used) {
@@ -383,18 +417,17 @@ void memory_disk_restore(struct memory_disk *disk, const struct memory_saved *sa
                                      .buffered = from->buffered,
                                      .opened = from->opened,
                                      .bytes = file->bytes,
+                                     .lent = from->length > 0 ? from->bytes : NULL,
                                      .room = file->room,
+                                     .length = from->length,
                                      .size = from->size};
         memcpy(file->name, from->name, sizeof file->name);
-        hold(file, from->length);
-        if (from->length > 0)
-            memcpy(file->bytes, from->bytes, from->length);
     }
 }
 
 bool memory_disk_idle(const struct memory_disk *disk)
 {
-    for (uint32_t i = 0; i < MEMORY_FILES; i++)
+    for (uint32_t i = 0; i < disk->end; i++)
         if (disk->files[i].used && disk->files[i].opened != 0)
             return false;
     return disk->io.inflight == 0;

@@ -21,15 +21,17 @@ struct memory_file {
     bool used;
     bool buffered; /* made without direct I/O */
     uint32_t opened;
+    const uint8_t *lent; /* somebody else's bytes, until something is written; NULL: its own */
     uint8_t *bytes;
     uint64_t room;   /* of `bytes` */
-    uint64_t length; /* what of `bytes` was written; zeros behind it */
+    uint64_t length; /* what was written; zeros behind it */
     uint64_t size;
 };
 
 struct memory_disk {
     struct io io;
     struct memory_file files[MEMORY_FILES];
+    uint32_t end;                /* behind it no file is used */
     struct io_op *first, **last; /* submitted */
     int64_t now;
     uint64_t random;
@@ -39,9 +41,13 @@ struct memory_disk {
 void memory_disk_init(struct memory_disk *disk);
 /* No files, no ops, the same time and randomness again. */
 void memory_disk_clear(struct memory_disk *disk, uint64_t seed);
-/* A file of `size` bytes that begins with `length` bytes. */
-void memory_disk_add(struct memory_disk *disk, const char *name, const void *bytes, uint64_t length,
-                     uint64_t size);
+/* A file of `size` bytes that begins with `length` bytes. Its own copy of them, which may be changed until
+ * the disk is used. */
+uint8_t *memory_disk_add(struct memory_disk *disk, const char *name, const void *bytes, uint64_t length,
+                         uint64_t size);
+/* The same, without a copy as long as nobody writes to the file: they stay where they are. */
+void memory_disk_lend(struct memory_disk *disk, const char *name, const uint8_t *bytes, uint64_t length,
+                      uint64_t size);
 /* Files end at most `slack` bytes behind what was written to them, as after a cut. */
 void memory_disk_cut(struct memory_disk *disk, uint64_t slack);
 /* Zeros at the end of files take no memory from now on. */

@@ -229,6 +229,10 @@ uint32_t bases_make(struct base bases[BASES_MOST])
         make_store(i, i % 2 == 0, i < 2 ? 1 : LIVES);
         find_places(&bases[i]);
         check_bug(bases[i].place_count > 10);
+        for (uint32_t p = 0; p < bases[i].place_count; p++) {
+            const struct place *place = &bases[i].places[p];
+            check_bug(place->offset + place->length <= bases[i].files[place->file].length);
+        }
     }
     memory_disk_free(&maker.disk);
     return BASES_MOST;
@@ -340,26 +344,24 @@ static void mend_file(const struct base *base, uint32_t file, uint8_t *bytes, un
 void base_changed(const struct base *base, const struct change_to *changes, uint32_t count, unsigned sums,
                   struct memory_disk *disk)
 {
-    static uint8_t bytes[1u << 20];
     for (uint32_t f = 0; f < base->file_count; f++) {
         const struct base_file *file = &base->files[f];
-        bool changed = false;
-        check_bug(file->length <= sizeof bytes);
+        uint8_t *bytes = NULL;
         for (uint32_t i = 0; i < count; i++) {
             const struct place *p = &base->places[changes[i].place % base->place_count];
             if (p->file != f)
                 continue;
-            if (!changed)
-                memcpy(bytes, file->bytes, file->length);
-            changed = true;
+            if (bytes == NULL)
+                bytes = memory_disk_add(disk, file->name, file->bytes, file->length, file->size);
             uint32_t width = 1 + changes[i].width % 8;
             uint32_t offset = changes[i].offset % p->length;
             if (width > p->length - offset)
                 width = p->length - offset;
             memcpy(bytes + p->offset + offset, &changes[i].value, width);
         }
-        if (changed && sums != SUMS_AS_THEY_WERE)
+        if (bytes == NULL)
+            memory_disk_lend(disk, file->name, file->bytes, file->length, file->size);
+        else if (sums != SUMS_AS_THEY_WERE)
             mend_file(base, f, bytes, sums);
-        memory_disk_add(disk, file->name, changed ? bytes : file->bytes, file->length, file->size);
     }
 }

@@ -320,6 +320,7 @@ int job_fuzz(struct run *run, struct error *err)
         add(words, "-max_total_time=%llu", (unsigned long long)max_u64(1, time_left(run) / NS_PER_S));
     add(words, "-error_exitcode=1"); /* its own choice, 77, is what a program says that could not run */
     add(words, "-entropic=0");       /* most of its time would go into choosing inputs */
+    add(words, "-max_len=256");      /* more steps than that say nothing new, and cost time */
     add(words, "-rss_limit_mb=1024");
     add(words, "-malloc_limit_mb=512");
     add(words, "-timeout=10");
