@@ -40,8 +40,8 @@ void crash_life_options(struct crash *crash, struct life_options *life)
     do
         life_options_random(life, true, &crash->work->run.random);
     while (crash->no_mmap && strcmp(life->options.arguments[1], "mmap") == 0);
-    if (crash->preload != NULL)
-        life->options = (struct daemon_options){.preload = crash->preload, .arguments = {"--io", "pwrite"}};
+    if (crash->broken != NULL)
+        life->options = (struct daemon_options){.broken = crash->broken, .arguments = {"--io", "pwrite"}};
 }
 
 static int record_life(struct crash *crash, bool last, struct error *err)
@@ -58,7 +58,7 @@ static int record_life(struct crash *crash, bool last, struct error *err)
     if (rc < 0)
         return error_wrap(err, "while recording");
     producers_go(crash->ledger);
-    rc = let_write(crash, random_below(random, LIFE_BYTES), err);
+    rc = let_write(crash, random_below(random, crash->fault == NULL ? LIFE_BYTES : LIFE_BYTES / 8), err);
     if (rc == 0 && last && crash->fault != NULL)
         rc = crash->fault(crash, err);
     if (rc == 0 && !last && random_below(random, 3) == 0)

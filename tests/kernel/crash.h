@@ -6,11 +6,11 @@
 
 struct crash {
     struct work *work;
-    const char *type;    /* of the file system */
-    const char *preload; /* into the recorded brokers, which then use pwrite; or NULL */
-    bool lying;          /* the recorder leaves the flushes out */
-    bool no_mmap;        /* in a recording */
-    bool only_flushed;   /* nothing else survives a cut, and all cuts are where something was answered */
+    const char *type;   /* of the file system */
+    const char *broken; /* the recorded brokers, which then use pwrite; or NULL */
+    bool lying;         /* the recorder leaves the flushes out */
+    bool no_mmap;       /* in a recording */
+    bool only_flushed;  /* nothing else survives a cut, and all cuts are where something was answered */
     struct device device;
     struct image image;
     struct ledger *ledger;

@@ -21,8 +21,10 @@ __attribute__((noreturn)) static void be_daemon(const struct work *work, const s
     size_t count = 5;
     for (size_t i = 0; options != NULL && options->arguments[i] != NULL; i++)
         arguments[count++] = options->arguments[i];
-    if (options != NULL && options->preload != NULL)
-        setenv("LD_PRELOAD", options->preload, 1);
+    if (options != NULL && options->broken != NULL) {
+        setenv("LD_PRELOAD", work->no_flush, 1);
+        setenv("WALRUS_BROKEN", options->broken, 1);
+    }
     int log = open(run->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (log < 0 || null < 0 || dup2(null, 0) < 0 || dup2(output, 1) < 0 || dup2(log, 2) < 0)

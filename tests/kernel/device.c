@@ -3,8 +3,8 @@
  *   1. device_make forks the server. It mounts, answers, and says so in the switches.
  *   2. Requests are answered one after the other, so the log has an order: a write is in it before it is
  *      answered, a flush covers every write that stands before it.
- *   3. While `hold` is set, writes of groups of the log are queued, unanswered; everything else goes on, the
- *      file system's own writes among it. A thread does them, in order, once it is 0 again.
+ *   3. While `hold` says so, writes of groups of the log are queued, unanswered; everything else goes on, the
+ *      file system's own writes among it. A thread does them, in order, once nothing is to be held any more.
  *
  * Invariant: a flush in the log is one that was answered with 0, or STEP_FAILED_FLUSH. */
 #include <fcntl.h>
@@ -184,7 +184,8 @@ static void on_write(fuse_req_t request, fuse_ino_t node, const char *data, size
         return;
     }
     pthread_mutex_lock(&server->mutex);
-    bool hold = begins_group(data, length) && __atomic_load_n(&server->switches->hold, __ATOMIC_ACQUIRE) != 0;
+    bool hold =
+        begins_group(data, length) && __atomic_load_n(&server->switches->hold, __ATOMIC_ACQUIRE) == HOLD_NEW;
     struct held *held = hold ? malloc(sizeof *held + length) : NULL;
     if (held != NULL) {
         *held = (struct held){.request = request, .offset = (uint64_t)offset, .length = length};
@@ -220,7 +221,7 @@ static void *release_held(void *context)
     struct server *server = context;
     for (;;) {
         pause_ns(NS_PER_MS);
-        if (__atomic_load_n(&server->switches->hold, __ATOMIC_ACQUIRE) != 0)
+        if (__atomic_load_n(&server->switches->hold, __ATOMIC_ACQUIRE) != HOLD_NONE)
             continue;
         pthread_mutex_lock(&server->mutex);
         while (server->first != NULL) {

@@ -20,6 +20,13 @@ struct step {
     bool was_dropped; /* by a flush that failed, perhaps: see image.c */
 };
 
+/* Groups of the log that are kept in the device, unanswered. */
+enum hold {
+    HOLD_NONE, /* no longer: they are done now */
+    HOLD_NEW,  /* from now on */
+    HOLD_KEPT  /* those that are; what comes now is done at once */
+};
+
 #define DEVICE_STEPS (UINT64_C(1) << 20)
 #define DEVICE_BYTES (UINT64_C(2) << 30) /* of the log; taken as it is used */
 
@@ -32,7 +39,7 @@ struct device_switches {
     uint32_t overflow;     /* the log was full: its end is missing */
     uint32_t recording;    /* add to the log */
     uint32_t lying;        /* flushes are answered, and not recorded */
-    uint32_t hold;         /* keep groups of the log in the device, unanswered, until this is 0 again */
+    uint32_t hold;         /* enum hold */
     uint32_t held;         /* writes kept so now */
     uint32_t fail_writes;  /* so many writes from now on fail with EIO; half of each is done */
     uint32_t fail_groups;  /* the same, of the writes that begin with a group of the log */

@@ -21,8 +21,8 @@
  *   - writes of groups, up to three in a row. A group that fails once is written again behind a new header,
  *     one that fails twice is answered -EIO;
  *   - any writes: mostly those of the journal. What the broker sees of it is a failed flush.
- *   Then the power is cut, in all the ways of crash.c: an answer to anything in a failed group would be a lost
- *   batch, a failed group that can be read would be one that is back. */
+ *   Then the power is cut, in all the ways of crash.c: an answer to anything in a failed group would be a
+ *   lost batch, a failed group that can be read would be one that is back. */
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -33,11 +33,12 @@
 
 #include "crash.h"
 
-#define EXIT_FLUSH_FAILED 74
-#define DISK_BYTES        (UINT64_C(64) << 20)
-#define BALLAST_BYTES     (UINT64_C(24) << 20)
-#define BLOCK             4096u
-#define IMAGES_OF_A_FAULT 4u
+#define EXIT_FLUSH_FAILED  74
+#define DISK_BYTES         (UINT64_C(64) << 20)
+#define BALLAST_BYTES      (UINT64_C(24) << 20)
+#define BLOCK              4096u
+#define IMAGES_OF_A_FAULT  4u
+#define IMAGES_OF_A_BROKEN 10u
 
 /* Ends with the exit code of a failed flush, or not yet at all. */
 static int check_end(const struct daemon *daemon, struct error *err)
@@ -81,6 +82,7 @@ struct full {
     pid_t pids[PRODUCERS];
     char memory[PATH_MAX], disk[PATH_MAX], folder[PATH_MAX], ballast[PATH_MAX], filler[PATH_MAX];
     bool device_too;
+    bool device_only;
     uint64_t no_space, errors, ends;
 };
 
@@ -175,12 +177,13 @@ static int full_device(struct full *full, struct error *err)
     if (rc < 0)
         return rc;
     producers_go(ledger);
-    rc = await_answers(ledger, &full->daemon, &ledger->errors, UINT64_MAX / 2, err);
-    if (rc == 0 && !full->daemon.has_ended && ledger->errors == 0 && ledger->no_space == 0)
+    bool sound = full->options.broken == NULL;
+    rc = await_answers(ledger, &full->daemon, &ledger->errors, sound ? UINT64_MAX / 2 : 500, err);
+    if (rc == 0 && sound && !full->daemon.has_ended && ledger->errors == 0 && ledger->no_space == 0)
         rc = error_set(err, -EBADMSG, "G9: the device is full and no answer says so");
     full->errors += ledger->errors;
     full->ends += full->daemon.has_ended;
-    if (rc == 0 && !full->daemon.has_ended) {
+    if (rc == 0 && sound && !full->daemon.has_ended) {
         rc = producers_pause(ledger, err);
         daemon_look(&full->daemon);
         if (rc == 0 && !full->daemon.has_ended)
@@ -199,7 +202,7 @@ static int full_act(struct full *full, struct error *err)
 {
     int rc = producers_start(full->work, full->ledger, full->pids, err);
     if (rc == 0)
-        rc = fill_file_system(full, err);
+        rc = full->device_only ? new_life(full, err) : fill_file_system(full, err);
     if (rc == 0 && full->device_too)
         rc = full_device(full, err);
     if (rc == 0 && !full->device_too) {
@@ -216,6 +219,7 @@ static int full_act(struct full *full, struct error *err)
         rc = file_system_mount(full->disk, false, "ext4", full->folder, err);
     if (rc != 0)
         return rc < 0 ? rc : error_set(err, -EIO, "mounting again: %s", err->text);
+    full->options.broken = NULL;
     rc = new_life(full, err);
     if (rc == 0) {
         producers_go(full->ledger);
@@ -225,10 +229,12 @@ static int full_act(struct full *full, struct error *err)
     return rc < 0 ? error_wrap(err, "after the device was full") : 0;
 }
 
-static int full_round(struct full *full, const char *backend, struct error *err)
+static int full_round(struct full *full, const char *backend, const char *broken, struct error *err)
 {
     char size[32];
-    full->options = (struct daemon_options){.arguments = {"--io", backend, "--segment", "5M"}};
+    full->options =
+        (struct daemon_options){.arguments = {"--io", backend, "--segment", "5M"}, .broken = broken};
+    full->device_only = broken != NULL;
     full->ledger = ledger_new(WALRUS_LEVEL_WRITTEN);
     full->sight = sight_new();
     if (full->ledger == NULL || full->sight == NULL)
@@ -267,23 +273,38 @@ static int full_round(struct full *full, const char *backend, struct error *err)
     return rc < 0 ? error_wrap(err, "--io %s", backend) : rc;
 }
 
+static int full_begin(struct full *full, struct work *work, struct error *err)
+{
+    const char *at = work->run.folder;
+    *full = (struct full){.work = work};
+    snprintf(full->memory, sizeof full->memory, "%s/memory", at);
+    snprintf(full->disk, sizeof full->disk, "%s/memory/disk", at);
+    snprintf(full->filler, sizeof full->filler, "%s/memory/filler", at);
+    snprintf(full->folder, sizeof full->folder, "%s/mounted", at);
+    snprintf(full->ballast, sizeof full->ballast, "%s/mounted/ballast", at);
+    snprintf(work->run.store, sizeof work->run.store, "%s/mounted/store", at);
+    int rc = namespace_make(err);
+    if (rc == 0 && ((mkdir(full->memory, 0700) != 0 && errno != EEXIST) ||
+                    (mkdir(full->folder, 0700) != 0 && errno != EEXIST)))
+        rc = error_set(err, -errno, "%s: %s", at, strerror(errno));
+    return rc;
+}
+
+int full_broken(struct work *work, struct error *err)
+{
+    struct full full;
+    int rc = full_begin(&full, work, err);
+    return rc == 0 ? full_round(&full, "pwrite", "errors", err) : rc;
+}
+
 int job_full(struct work *work, struct error *err)
 {
     static const char *const backends[] = {"uring", "mmap", "pwrite"};
-    struct full full = {.work = work};
-    const char *at = work->run.folder;
-    snprintf(full.memory, sizeof full.memory, "%s/memory", at);
-    snprintf(full.disk, sizeof full.disk, "%s/memory/disk", at);
-    snprintf(full.filler, sizeof full.filler, "%s/memory/filler", at);
-    snprintf(full.folder, sizeof full.folder, "%s/mounted", at);
-    snprintf(full.ballast, sizeof full.ballast, "%s/mounted/ballast", at);
-    snprintf(work->run.store, sizeof work->run.store, "%s/mounted/store", at);
-    int rc = namespace_make(err);
-    if (rc == 0 && (mkdir(full.memory, 0700) != 0 || mkdir(full.folder, 0700) != 0))
-        rc = error_set(err, -errno, "%s: %s", at, strerror(errno));
+    struct full full;
+    int rc = full_begin(&full, work, err);
     uint64_t first = random_below(&work->run.random, array_count(backends));
     while (rc == 0 && work_goes_on(work)) {
-        rc = full_round(&full, backends[(first + work->done) % array_count(backends)], err);
+        rc = full_round(&full, backends[(first + work->done) % array_count(backends)], NULL, err);
         work->done += rc == 0;
         run_progress(&work->run, "%llu times full", (unsigned long long)work->done);
     }
@@ -399,17 +420,17 @@ static int inject(struct crash *crash, struct error *err)
     failing->rolled = daemon_said_times(crash->work, said, "; rolling back");
     failing->given_up = daemon_said_times(crash->work, said, " is rolled back for good ");
     producers_resume(ledger);
-    if (rc == 0 && failing->fault == FAULT_GROUP)
+    if (rc == 0 && failing->fault == FAULT_GROUP && crash->broken == NULL)
         rc = check_rolls(failing, rest, err);
     return rc == 0 && daemon->has_ended ? life_after(failing, err) : rc;
 }
 
-static int failing_round(struct failing *failing, struct work *work, struct error *err)
+static int failing_round(struct failing *failing, struct work *work, enum fault fault, uint64_t turn,
+                         struct error *err)
 {
     static const char *const types[] = {"ext4", "xfs"};
     static const uint32_t counts[] = {2, 1, 3};
-    uint64_t turn = work->done / FAULTS;
-    *failing = (struct failing){.fault = (enum fault)(work->done % FAULTS)};
+    *failing = (struct failing){.fault = fault};
     failing->count = failing->fault == FAULT_FLUSH   ? UINT32_MAX
                      : failing->fault == FAULT_GROUP ? counts[turn % array_count(counts)]
                                                      : 1 + (uint32_t)random_below(&work->run.random, 3);
@@ -422,13 +443,38 @@ static int failing_round(struct failing *failing, struct work *work, struct erro
     return rc < 0 ? error_wrap(err, "a %s that fails", fault_names[failing->fault]) : rc;
 }
 
+/* One request fails, later ones are good. All cuts are where something was answered; of what was dropped or
+ * pending nothing is left. */
+static int failing_broken(struct work *work, enum fault fault, const char *broken, struct error *err)
+{
+    struct failing failing = {.fault = fault, .count = 1};
+    int rc = crash_begin(&failing.crash, work, "ext4", err);
+    failing.crash.fault = inject;
+    failing.crash.broken = broken;
+    failing.crash.only_flushed = true;
+    if (rc == 0)
+        rc = crash_round(&failing.crash, IMAGES_OF_A_BROKEN, err);
+    crash_end(&failing.crash);
+    return rc;
+}
+
+int failing_flush_broken(struct work *work, struct error *err)
+{
+    return failing_broken(work, FAULT_FLUSH, "again", err);
+}
+
+int failing_group_broken(struct work *work, struct error *err)
+{
+    return failing_broken(work, FAULT_GROUP, "errors", err);
+}
+
 int job_failing(struct work *work, struct error *err)
 {
     struct failing failing;
     uint64_t images = 0, met = 0, ends = 0, errors = 0, rolled = 0, given_up = 0, went_on = 0;
     int rc = 0;
     while (rc == 0 && work_goes_on(work)) {
-        rc = failing_round(&failing, work, err);
+        rc = failing_round(&failing, work, (enum fault)(work->done % FAULTS), work->done / FAULTS, err);
         images += failing.crash.images;
         met += failing.met;
         ends += failing.ends;

@@ -15,7 +15,7 @@ struct device;
 
 struct work {
     struct run run;       /* the place: folder, store, socket, the broker's messages; see soak.h */
-    const char *no_flush; /* module to preload that swallows flushes, or NULL */
+    const char *no_flush; /* module to preload that breaks a broker, or NULL */
     uint64_t count;       /* what is to be done at least */
     uint64_t done;        /* kills, images, faults: see the table of jobs */
     uint64_t lives;
@@ -41,7 +41,7 @@ struct daemon {
 
 struct daemon_options {
     const char *arguments[DAEMON_ARGUMENTS]; /* more than folder and socket; NULL ends them */
-    const char *preload;                     /* NULL: nothing */
+    const char *broken;                      /* what the module takes away, see no_flush.c; NULL: nothing */
     const char *socket;                      /* NULL: the place's */
 };
 
@@ -188,5 +188,10 @@ int job_full(struct work *work, struct error *err) must_check;
 int job_failing(struct work *work, struct error *err) must_check;
 int job_successor(struct work *work, struct error *err) must_check;
 int job_cries(struct work *work, struct error *err) must_check;
+/* A round of those jobs with a broken broker: each of them is to end with -EBADMSG. */
+int full_broken(struct work *work, struct error *err) must_check;
+int failing_flush_broken(struct work *work, struct error *err) must_check;
+int failing_group_broken(struct work *work, struct error *err) must_check;
+int successor_broken(struct work *work, struct error *err) must_check;
 
 #endif

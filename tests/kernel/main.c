@@ -44,7 +44,7 @@ static const struct attack {
     {"full", job_full, 1, FAULTS, "times that the file system, then the device below it, is full"},
     {"failing", job_failing, 3, FAULTS, "times that a flush, a group or any write of the device fails"},
     {"successor", job_successor, 1, SUCCESSORS, "starts while writes of a killed broker are in the device"},
-    {"cries", job_cries, 2, CRIES, "proofs that the jobs above notice a broker without flushes"},
+    {"cries", job_cries, 2, CRIES, "proofs that the jobs above notice what a broken broker does"},
 };
 /* clang-format on */
 
@@ -230,7 +230,8 @@ int main(int argc, char **argv)
         {"seconds", 's', "S", 0, "Time for all jobs; each does its count anyway (default 0)", 0},
         {"seed", 'r', "N", 0, "Of everything random (default: the time)", 0},
         {"folder", 'd', "DIR", 0, "Where the places are made (default /var/tmp)", 0},
-        {"no-flush", 'n', "MODULE", 0, "Preloaded into a broker that is to lose data, for the job cries", 0},
+        {"no-flush", 'n', "MODULE", 0,
+         "Preloaded into a broker that is to break its promises, for the job cries", 0},
         {"list", 'l', NULL, 0, "Show the jobs", 0},
         {0},
     };

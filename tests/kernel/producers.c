@@ -408,8 +408,7 @@ static int work_a_little(struct producer *producer)
 {
     bool sent = false;
     if (producer->kind->depth == 0) {
-        if (producer->next[0] >= RECORDS ||
-            __atomic_load_n(&producer->ledger->finish, __ATOMIC_ACQUIRE) != 0) {
+        if (producer->next[0] >= RECORDS || is_held(producer->ledger)) {
             pause_ns(NS_PER_MS);
             return reap(producer);
         }

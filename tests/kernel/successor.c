@@ -22,6 +22,7 @@ struct scene {
     struct sight *sight;
     struct daemon first, second;
     struct daemon_options options;
+    const char *broken;
     pid_t pids[PRODUCERS];
     char folder[PATH_MAX];
     uint64_t held;
@@ -57,7 +58,7 @@ static int hold(struct scene *scene, struct error *err)
     struct device_switches *switches = scene->device.switches;
     int64_t limit = now_ns() + PATIENCE_NS;
     uint64_t acked = 0;
-    __atomic_store_n(&switches->hold, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&switches->hold, HOLD_NEW, __ATOMIC_RELEASE);
     for (int quiet = 0; quiet < 100;) {
         uint64_t now = __atomic_load_n(&scene->ledger->acked, __ATOMIC_RELAXED);
         quiet = now == acked && __atomic_load_n(&switches->held, __ATOMIC_ACQUIRE) > 0 ? quiet + 1 : 0;
@@ -85,6 +86,7 @@ static int successor_waits(struct scene *scene, struct error *err)
         daemon_look(&scene->first);
         pause_ns(NS_PER_MS);
     }
+    __atomic_store_n(&scene->device.switches->hold, HOLD_KEPT, __ATOMIC_RELEASE);
     int rc = daemon_launch(scene->work, &scene->options, &scene->second, err);
     while (rc == 0 && !daemon_said(scene->work, said, WAITS)) {
         daemon_look(&scene->second);
@@ -131,7 +133,7 @@ static int act(struct scene *scene, struct error *err)
         rc = hold(scene, err);
     if (rc == 0)
         rc = successor_waits(scene, err);
-    __atomic_store_n(&scene->device.switches->hold, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&scene->device.switches->hold, HOLD_NONE, __ATOMIC_RELEASE);
     daemon_kill(&scene->first);
     if (rc == 0)
         rc = daemon_await_ready(&scene->second, err);
@@ -154,7 +156,8 @@ static int act(struct scene *scene, struct error *err)
 static int one_scene(struct scene *scene, const char *backend, struct error *err)
 {
     struct work *work = scene->work;
-    scene->options = (struct daemon_options){.arguments = {"--io", backend, "--segment", "5M"}};
+    scene->options =
+        (struct daemon_options){.arguments = {"--io", backend, "--segment", "5M"}, .broken = scene->broken};
     scene->ledger = ledger_new(WALRUS_LEVEL_WRITTEN);
     scene->sight = sight_new();
     if (scene->ledger == NULL || scene->sight == NULL)
@@ -165,7 +168,7 @@ static int one_scene(struct scene *scene, const char *backend, struct error *err
     if (rc != 0)
         return rc;
     rc = act(scene, err);
-    __atomic_store_n(&scene->device.switches->hold, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&scene->device.switches->hold, HOLD_NONE, __ATOMIC_RELEASE);
     daemon_kill(&scene->first);
     daemon_kill(&scene->second);
     producers_end(scene->pids);
@@ -179,17 +182,44 @@ static int one_scene(struct scene *scene, const char *backend, struct error *err
     return rc < 0 ? error_wrap(err, "--io %s", backend) : unmounted;
 }
 
+static int scene_begin(struct scene *scene, struct work *work, struct error *err)
+{
+    *scene = (struct scene){.work = work, .device = {.memory = -1}};
+    int rc = namespace_make(err);
+    if (rc == 0)
+        rc = device_make(work, DEVICE_SIZE, &scene->device, err);
+    snprintf(scene->folder, sizeof scene->folder, "%s/mounted", work->run.folder);
+    snprintf(work->run.store, sizeof work->run.store, "%s/mounted/store", work->run.folder);
+    if (rc == 0 && mkdir(scene->folder, 0700) != 0 && errno != EEXIST)
+        rc = error_set(err, -errno, "%s: %s", scene->folder, strerror(errno));
+    return rc;
+}
+
+static void scene_end(struct scene *scene)
+{
+    ledger_free(scene->ledger);
+    sight_free(scene->sight);
+    device_remove(&scene->device);
+}
+
+/* With io_uring: the thread of the others keeps the process, and so its claim on the store, until the writes
+ * are done. */
+int successor_broken(struct work *work, struct error *err)
+{
+    struct scene scene;
+    int rc = scene_begin(&scene, work, err);
+    scene.broken = "locks";
+    if (rc == 0)
+        rc = one_scene(&scene, "uring", err);
+    scene_end(&scene);
+    return rc;
+}
+
 int job_successor(struct work *work, struct error *err)
 {
     static const char *const backends[] = {"uring", "pwrite", "mmap"};
-    struct scene scene = {.work = work, .device = {.memory = -1}};
-    int rc = namespace_make(err);
-    if (rc == 0)
-        rc = device_make(work, DEVICE_SIZE, &scene.device, err);
-    snprintf(scene.folder, sizeof scene.folder, "%s/mounted", work->run.folder);
-    snprintf(work->run.store, sizeof work->run.store, "%s/mounted/store", work->run.folder);
-    if (rc == 0 && mkdir(scene.folder, 0700) != 0)
-        rc = error_set(err, -errno, "%s: %s", scene.folder, strerror(errno));
+    struct scene scene;
+    int rc = scene_begin(&scene, work, err);
     while (rc == 0 && work_goes_on(work)) {
         for (size_t i = 0; rc == 0 && i < array_count(backends); i++)
             rc = one_scene(&scene, backends[i], err);
@@ -201,8 +231,6 @@ int job_successor(struct work *work, struct error *err)
             "%llu successors waited for %llu writes of killed predecessors, then served all; as many second "
             "brokers were refused",
             (unsigned long long)work->done, (unsigned long long)scene.held);
-    ledger_free(scene.ledger);
-    sight_free(scene.sight);
-    device_remove(&scene.device);
+    scene_end(&scene);
     return rc;
 }
