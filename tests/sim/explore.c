@@ -146,22 +146,47 @@ void branch_crash(struct branch *branch, enum crash crash, struct choices choice
         branch->end = crash == CRASH_POWER || branch->end == END_POWER ? END_POWER : END_KILL;
 }
 
-void branch_base(struct explorer *explorer, struct branch *branch)
+static void new_branch(struct branch *branch)
 {
     *branch = (struct branch){.image = image_new(UINT64_MAX)};
-    watch_aborts(explorer);
     ledger_init(&branch->ledger);
-    snprintf(explorer->place, sizeof explorer->place, "in the lives before it");
-    if (explorer->scenario->before == NULL)
-        return;
+}
+
+static void lives_before(struct explorer *explorer, struct branch *branch)
+{
     struct run_state run;
     begin_act(explorer, &run, branch);
     explorer->scenario->before(&run);
     finish_life(&run, branch);
     if (!run.stopped)
         branch_crash(branch, CRASH_KILL, choices_mask(UINT64_MAX));
-    if (explorer->scenario->between != NULL && explorer->scenario->between(&branch->image, &branch->ledger))
-        branch->end = END_POWER;
+}
+
+void branch_base(struct explorer *explorer, struct branch *branch)
+{
+    const struct scenario *scenario = explorer->scenario;
+    uint64_t seed = explorer->options.seed;
+    watch_aborts(explorer);
+    new_branch(branch);
+    snprintf(explorer->place, sizeof explorer->place, "in the lives before it");
+    if (scenario->before == NULL)
+        return;
+    lives_before(explorer, branch);
+    bool done = scenario->between == NULL;
+    for (uint32_t i = 0; !done && i < 20; i++) {
+        if (i > 0) { /* other lives */
+            branch_free(branch);
+            new_branch(branch);
+            explorer->options.seed = seed + (UINT64_C(1) << 40) * i;
+            lives_before(explorer, branch);
+            explorer->options.seed = seed;
+        }
+        done = scenario->between(&branch->image, &branch->ledger);
+        if (done)
+            branch->end = END_POWER;
+    }
+    if (!done)
+        ledger_fail(&branch->ledger, "what happens between the lives never could");
 }
 
 /* Whether an equal one was judged. */
@@ -401,7 +426,9 @@ struct explore_result explore_crashes(const struct scenario *scenario, const str
     branch_base(&explorer, &base);
     bool more = !branch_broken(&explorer, &base);
     uint64_t event = more ? whole_act(&explorer, &base) : 0;
-    for (; more && explorer_goes_on(&explorer); event++) {
+    uint64_t step = options->point_step > 1 ? options->point_step : 1;
+    event += (options->seed + step - event % step) % step;
+    for (; more && explorer_goes_on(&explorer); event += step) {
         struct branch branch;
         struct run_state run;
         branch_copy(&branch, &base);

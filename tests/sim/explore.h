@@ -23,6 +23,7 @@ struct explore_options {
     uint32_t twice_every;  /* of how many images one is recovered, cut and recovered again; 0: none */
     uint32_t failed_every; /* of how many images one is recovered with each op failing; 0: none */
     uint32_t fault_step;   /* of how many ops one is failed; which ones differs with the kind of fault */
+    uint32_t point_step;   /* of how many events one is crashed: which ones, the seed says; 0 or 1: all */
     uint64_t seed;
     const struct fault *lie; /* for mutation checks: set in every life */
     const struct log_options

@@ -2,12 +2,14 @@
  * given time.
  *
  *   walrus-sim --seed N [--runs K] [--trace]                    random runs
- *   walrus-sim --scenario NAME|all [--faults] [--deep] [--seed N]
+ *   walrus-sim --scenario NAME|all [--faults] [--deep] [--every N] [--seed N]
  *   walrus-sim --images N and/or --seconds S [--seed N]         the long form: until N images or S seconds
  *
- * The long form does, in turns and on one core, each scenario crashed at every point (deep), each scenario
- * with every op failing, and random runs, every round with the next seed and another scenario first; then it
- * begins again. It writes a line to stderr every five seconds, and one last line to stdout, words and numbers
+ * The long form does, on one core, with the next seed each time they begin again:
+ *   - the small scenarios crashed at every point (deep): most images come from there, since they are quick;
+ *   - the rest, which has half of the time: the big scenarios (deep, each time at one of sixteen points, which
+ *     one the seed says), every scenario with every op failing, and random runs.
+ * It writes a line to stderr every five seconds, and one last line to stdout, words and numbers
  * in turn:
  *
  *   sim images N different N recoveries N points N faults N runs N rounds N seconds S cpu S per_minute N seed
@@ -20,6 +22,7 @@
  *   points      crash points, ops that were failed, and lives of random runs
  *   faults      faults that hit
  *   runs        random runs
+ *   rounds      times that all small scenarios were done
  *   seconds     as the clock on the wall has it; cpu: of its one core
  *   per_minute  `different` in a minute of cpu
  *   seed        the first one: with the same --images the same is tried again
@@ -32,10 +35,11 @@
 #include <time.h>
 
 #define RUNS_A_ROUND   200u
+#define BIG_STEP       16u
 #define PROGRESS_EVERY 5.0
 
 struct arguments {
-    uint64_t seed, runs, images, seconds;
+    uint64_t seed, runs, images, seconds, every;
     const char *scenario;
     bool trace, faults, deep;
 };
@@ -47,6 +51,7 @@ static const struct argp_option known_options[] = {
      "crash this scenario at every point; `all` for each of them; `list` names them", 0},
     {"faults", 'f', NULL, 0, "with --scenario: fail every op instead", 0},
     {"deep", 'd', NULL, 0, "with --scenario: try more images for each point", 0},
+    {"every", 'e', "N", 0, "with --scenario: crash at one of N points only; which ones, the seed says", 0},
     {"trace", 't', NULL, 0, "print every event of the disk", 0},
     {"images", 'i', "N", 0, "the long form: everything in turns, until N different crash images were judged",
      1},
@@ -60,13 +65,15 @@ static error_t parse(int key, char *text, struct argp_state *state)
     uint64_t *numbers[] = {['s'] = &arguments->seed,
                            ['r'] = &arguments->runs,
                            ['i'] = &arguments->images,
-                           ['S'] = &arguments->seconds};
+                           ['S'] = &arguments->seconds,
+                           ['e'] = &arguments->every};
     char *end = NULL;
     switch (key) {
     case 's':
     case 'r':
     case 'i':
     case 'S':
+    case 'e':
         *numbers[key] = strtoull(text, &end, 0);
         if (*text == 0 || *end != 0 || *text == '-')
             argp_error(state, "'%s' is not a number", text);
@@ -145,9 +152,11 @@ static int run_seeds(const struct arguments *arguments, const struct explore_opt
 
 struct long_form {
     const struct arguments *arguments;
-    struct explore_options crashes, faults, random;
+    struct explore_options crashes, random;
     struct explore_result total;
     uint64_t runs, rounds;
+    uint64_t small, slow; /* turns so far */
+    double small_cpu, slow_cpu;
     double began, told;
     const char *doing;
 };
@@ -200,30 +209,71 @@ static bool take(struct long_form *form, const struct explore_result *result)
     return !result->failed && !result->stopped;
 }
 
-static bool one_round(struct long_form *form)
+static double cpu_now(void)
 {
-    uint64_t seed = form->arguments->seed + form->rounds;
-    form->crashes.seed = form->faults.seed = seed;
-    for (uint32_t i = 0; i < scenario_count; i++) {
-        const struct scenario *scenario = &scenarios[(i + seed) % scenario_count];
-        form->doing = scenario->name;
-        struct explore_result result = explore_crashes(scenario, &form->crashes);
+    return seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+}
+
+/* The next small scenario, deep. False: it was enough, or something broke. */
+static bool small_turn(struct long_form *form)
+{
+    const struct scenario *scenario;
+    do {
+        form->crashes.seed = form->arguments->seed + form->small / scenario_count;
+        scenario = &scenarios[(form->small++ + form->arguments->seed) % scenario_count];
+    } while (scenario->big);
+    form->doing = scenario->name;
+    struct explore_result result = explore_crashes(scenario, &form->crashes);
+    form->rounds = form->small / scenario_count;
+    return take(form, &result);
+}
+
+static bool random_turn(struct long_form *form)
+{
+    form->doing = "random runs";
+    for (uint64_t run = 0; run < RUNS_A_ROUND; run++) {
+        uint64_t trace;
+        struct explore_result result =
+            explore_random(form->arguments->seed + form->runs++, &form->random, &trace);
         if (!take(form, &result))
             return false;
-        result = explore_faults(scenario, &form->faults);
-        if (!take(form, &result))
-            return false;
-        form->doing = "random runs";
-        for (uint64_t run = 0; run < RUNS_A_ROUND; run++) {
-            uint64_t trace, number = (form->rounds * scenario_count + i) * RUNS_A_ROUND + run;
-            result = explore_random(form->arguments->seed + number, &form->random, &trace);
-            form->runs++;
-            if (!take(form, &result))
-                return false;
-        }
     }
-    form->rounds++;
     return true;
+}
+
+/* In turns: a big scenario crashed, some random runs, any scenario with failing ops. */
+static bool slow_turn(struct long_form *form)
+{
+    uint64_t turn = form->slow++, seed = form->arguments->seed, number = turn / 3 + seed;
+    struct explore_options options = form->crashes;
+    if (turn % 3 == 1)
+        return random_turn(form);
+    options.seed = seed + turn / 3 / scenario_count;
+    const struct scenario *scenario = &scenarios[number % scenario_count];
+    for (uint64_t i = 0; turn % 3 == 0 && !scenario->big; i++) {
+        scenario = &scenarios[(number + i) % scenario_count];
+        options.seed = seed + turn / 3;
+    }
+    form->doing = scenario->name;
+    if (turn % 3 == 2) {
+        options.again = " --faults";
+    } else {
+        options.again = " --deep --every 16";
+        options.point_step = BIG_STEP;
+    }
+    struct explore_result result =
+        turn % 3 == 0 ? explore_crashes(scenario, &options) : explore_faults(scenario, &options);
+    return take(form, &result);
+}
+
+/* What has had less of the time. */
+static bool one_turn(struct long_form *form)
+{
+    double began = cpu_now();
+    bool slow = form->slow_cpu <= form->small_cpu;
+    bool more = slow ? slow_turn(form) : small_turn(form);
+    *(slow ? &form->slow_cpu : &form->small_cpu) += cpu_now() - began;
+    return more;
 }
 
 static int run_long(const struct arguments *arguments)
@@ -232,12 +282,10 @@ static int run_long(const struct arguments *arguments)
     form.crashes.enough = form.random.enough = enough;
     form.crashes.context = form.random.context = &form;
     form.crashes.again = " --deep";
-    form.faults = form.crashes;
-    form.faults.again = " --faults";
     form.began = form.told = seconds_of(CLOCK_MONOTONIC);
-    while (one_round(&form)) {
+    while (one_turn(&form)) {
     }
-    double took = seconds_of(CLOCK_MONOTONIC) - form.began, cpu = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+    double took = seconds_of(CLOCK_MONOTONIC) - form.began, cpu = cpu_now();
     const struct explore_result *total = &form.total;
     printf("sim images %llu different %llu recoveries %llu points %llu faults %llu runs %llu rounds %llu "
            "seconds %.1f cpu %.1f per_minute %.0f seed %llu failed %d\n",
@@ -275,6 +323,7 @@ int main(int argc, char **argv)
     if (arguments.scenario == NULL)
         return run_seeds(&arguments, &explore);
     explore.seed = arguments.seed;
+    explore.point_step = (uint32_t)arguments.every;
     explore.again = arguments.faults ? " --faults" : arguments.deep ? " --deep" : NULL;
     return run_scenarios(&arguments, &explore);
 }

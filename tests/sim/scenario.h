@@ -7,7 +7,8 @@
 struct scenario {
     const char *name;
     void (*before)(struct run_state *run); /* lives before it; NULL: an empty folder */
-    /* What happens to the store after them; true: power was cut. NULL: nothing. */
+    /* What happens to the store after them, and power is cut. False: these lives leave nothing that it could
+     * happen to. NULL: nothing happens. */
     bool (*between)(struct image **image, struct ledger *ledger);
     void (*act)(struct run_state *run); /* starts the log itself */
     bool start_too;                     /* cut the start as well, not only what follows */
