@@ -41,6 +41,7 @@ struct disk {
     uint32_t fault_count;
     uint32_t per_million[IO_KIND_COUNT];
     uint64_t faults_hit, overwrites;
+    bool hasty_lock;
     int64_t holder_pid;
     struct disk_watch watch;
     FILE *trace;
@@ -683,7 +684,7 @@ static int disk_lock(struct io *io, struct io_file *file)
     struct disk *disk = disk_of(io);
     if (disk->gone)
         return -ESHUTDOWN;
-    return image_lands_later(disk->image, file->inode) ? -EWOULDBLOCK : 0;
+    return !disk->hasty_lock && image_lands_later(disk->image, file->inode) ? -EWOULDBLOCK : 0;
 }
 
 static int disk_claim(struct io *io, const char *name, int64_t *holder_pid)
@@ -773,6 +774,11 @@ void disk_crash_at(struct disk *disk, uint64_t event)
 bool disk_gone(const struct disk *disk)
 {
     return disk->gone;
+}
+
+void disk_set_hasty_lock(struct disk *disk, bool hasty)
+{
+    disk->hasty_lock = hasty;
 }
 
 bool disk_lands_later(const struct disk *disk)

@@ -71,6 +71,8 @@ uint64_t disk_faults_hit(const struct disk *disk);
 void disk_set_chance(struct disk *disk, enum io_kind kind, uint32_t per_million);
 void disk_set_space(struct disk *disk, uint64_t bytes); /* of the whole disk; may be less than is used */
 void disk_set_holder(struct disk *disk, int64_t pid);   /* somebody who lives holds the store; 0: nobody */
+/* Of a broken seam: lock() says yes though writes of a killed broker are still to land. */
+void disk_set_hasty_lock(struct disk *disk, bool hasty);
 void disk_set_watch(struct disk *disk, const struct disk_watch *watch);
 void disk_set_trace(struct disk *disk, FILE *trace);
 /* For a disk that follows another one (nobody calls wait() on this one then): the op completes now, and does

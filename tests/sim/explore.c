@@ -228,6 +228,7 @@ void begin_life(struct explorer *explorer, struct run_state *run, struct branch 
     branch->image = NULL;
     if (explorer->options.lie != NULL)
         disk_set_fault(run->disk, explorer->options.lie);
+    disk_set_hasty_lock(run->disk, explorer->options.hasty_lock);
     if (explorer->options.log != NULL)
         run->options = *explorer->options.log;
     if (explorer->options.trace != NULL)
@@ -260,7 +261,12 @@ void branch_judge(struct explorer *explorer, struct branch *branch, bool only_lo
     struct run_state run;
     begin_life(explorer, &run, branch);
     explorer->result.recoveries++;
-    if (run_start(&run)) {
+    if (explorer->options.lie_in_start != NULL)
+        disk_set_fault(run.disk, explorer->options.lie_in_start);
+    bool served = run_start(&run);
+    if (explorer->options.lie_in_start != NULL)
+        disk_clear_faults(run.disk);
+    if (served) {
         run_check(&run);
         if (!only_look) {
             run_write(&run, 0, 1, 2, 64);

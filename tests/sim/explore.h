@@ -25,7 +25,10 @@ struct explore_options {
     uint32_t fault_step;   /* of how many ops one is failed; which ones differs with the kind of fault */
     uint32_t point_step;   /* of how many events one is crashed: which ones, the seed says; 0 or 1: all */
     uint64_t seed;
-    const struct fault *lie; /* for mutation checks: set in every life */
+    /* For mutation checks. */
+    const struct fault *lie;          /* set in every life */
+    const struct fault *lie_in_start; /* set while a crash image is started, and gone when it serves */
+    bool hasty_lock;                  /* the lock of a file waits for nobody's writes */
     const struct log_options
         *log;       /* segment, memory, align, level and interval of every life; NULL: small ones */
     bool no_damage; /* random runs: no rot and no misdirected writes */

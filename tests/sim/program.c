@@ -7,8 +7,8 @@
  *
  * The long form does, on one core, with the next seed each time they begin again:
  *   - the small scenarios crashed at every point (deep): most images come from there, since they are quick;
- *   - the rest, which has half of the time: the big scenarios (deep, each time at one of sixteen points, which
- *     one the seed says), every scenario with every op failing, and random runs.
+ *   - the rest, which has half of the time: the big scenarios (deep, each time at one of sixteen points, the
+ *     seed says which), every scenario with every op failing, and random runs.
  * It writes a line to stderr every five seconds, and one last line to stdout, words and numbers
  * in turn:
  *

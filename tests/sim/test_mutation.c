@@ -53,6 +53,62 @@ Test(mutation, g1_is_broken_without_a_single_one_of_some_flushes)
     cr_assert_geq(found, 2, "%u of %u left out flushes were noticed", found, tried);
 }
 
+/* ------------------------------------------------------------------------------ starts */
+
+/* The real thing passes; this one is noticed, by these words. */
+static bool start_breaks(const char *scenario, const struct explore_options *broken, const char *words)
+{
+    struct explore_options sound = explore_defaults();
+    struct explore_result result = explore_crashes(scenario_find(scenario), &sound);
+    cr_assert(!result.failed, "%s", result.text);
+    result = explore_crashes(scenario_find(scenario), broken);
+    cr_assert(!result.failed || strstr(result.text, "again with: walrus-sim") != NULL, "%s", result.text);
+    return result.failed && strstr(result.text, words) != NULL;
+}
+
+/* One flush of a segment is left out in each start, the n-th: among them that of the tail that was copied,
+ * which is then served from the cache, and gone at the next start. */
+Test(mutation, g6_is_broken_if_a_start_serves_what_it_has_not_flushed)
+{
+    struct explore_options broken = explore_defaults();
+    uint32_t found = 0;
+    for (uint64_t n = 0; n < 9; n++) {
+        struct fault lie = {
+            .kinds = 1u << IO_FLUSH, .classes = CLASS_SEGMENT, .skip = n, .count = 1, .lies = true};
+        broken.lie_in_start = &lie;
+        found += start_breaks("start-after-kill", &broken, "shown to a reader) is lost");
+    }
+    cr_assert_geq(found, 1, "nothing that a start has shown was lost");
+}
+
+Test(mutation, g11_is_broken_if_a_start_does_not_wait_for_the_writes_of_a_dead_broker)
+{
+    struct explore_options broken = explore_defaults();
+    broken.hasty_lock = true;
+    cr_assert(start_breaks("one-group", &broken, "G11"));
+    cr_assert(start_breaks("start-after-kill", &broken, "G11"));
+}
+
+/* It believes what it reads, though nothing makes that durable: it is shown, power goes, it is gone. */
+Test(mutation, g12_is_broken_if_a_start_decides_on_what_it_has_not_made_durable)
+{
+    struct explore_options broken = explore_defaults();
+    struct fault lie = {
+        .kinds = 1u << IO_FLUSH, .classes = CLASS_SEGMENT, .count = FAULT_FOR_EVER, .lies = true};
+    broken.lie_in_start = &lie;
+    cr_assert(start_breaks("start-after-kill", &broken, "shown to a reader) is lost"));
+    cr_assert(start_breaks("epoch-change", &broken, "shown to a reader) is lost"));
+}
+
+/* The first one: before anything is read and decided. A file that has no durable name yet is believed. */
+Test(mutation, g12_is_broken_if_a_start_does_not_sync_the_folder_before_it_decides)
+{
+    struct explore_options broken = explore_defaults();
+    struct fault lie = {.kinds = 1u << IO_SYNC_DIRECTORY, .count = 1, .lies = true};
+    broken.lie_in_start = &lie;
+    cr_assert(start_breaks("start-after-failed-flush", &broken, "is lost"));
+}
+
 /* ------------------------------------------------------------------------------ numbers */
 
 static void finds_wrong_numbers(enum mutant wrong, const char *scenario)
