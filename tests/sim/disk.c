@@ -681,20 +681,16 @@ static int disk_list(struct io *io, struct io_entry **entries, size_t *count)
 
 static int disk_lock(struct io *io, struct io_file *file)
 {
-    struct disk *disk = disk_of(io);
-    if (disk->gone)
-        return -ESHUTDOWN;
-    return !disk->hasty_lock && image_lands_later(disk->image, file->inode) ? -EWOULDBLOCK : 0;
+    const struct disk *disk = disk_of(io);
+    return disk->gone ? -ESHUTDOWN
+                      : (!disk->hasty_lock && image_lands_later(disk->image, file->inode) ? -EWOULDBLOCK : 0);
 }
 
 static int disk_claim(struct io *io, const char *name, int64_t *holder_pid)
 {
-    struct disk *disk = disk_of(io);
     (void)name;
-    if (disk->gone)
-        return -ESHUTDOWN;
-    *holder_pid = disk->holder_pid;
-    return disk->holder_pid == 0 ? 0 : -EWOULDBLOCK;
+    *holder_pid = disk_of(io)->holder_pid;
+    return disk_of(io)->gone ? -ESHUTDOWN : *holder_pid == 0 ? 0 : -EWOULDBLOCK;
 }
 
 static void disk_sleep(struct io *io, int64_t ns)
@@ -784,12 +780,11 @@ void disk_set_hasty_lock(struct disk *disk, bool hasty)
 bool disk_lands_later(const struct disk *disk)
 {
     const struct image *image = disk->image;
-    for (uint32_t i = 0; i < image->now.count && !disk->gone; i++) {
-        uint32_t inode = image->now.list[i].inode;
-        if (image->inodes[inode]->segment && image_lands_later(image, inode))
-            return true;
-    }
-    return false;
+    bool lands = false;
+    for (uint32_t i = 0; i < image->now.count && !disk->gone; i++)
+        lands = lands || (image->inodes[image->now.list[i].inode]->segment &&
+                          image_lands_later(image, image->now.list[i].inode));
+    return lands;
 }
 
 uint64_t disk_events(const struct disk *disk)

@@ -1,16 +1,24 @@
-/* jobs.c: the jobs, and how a lane divides its time between them.
+/* jobs.c: the jobs, and how the lanes divide the time between them.
  *
- *   1. First pass: each job in turn does what is required of it, within its share of the time. What one
- *      leaves over is shared by those behind it.
- *   2. Those that did not get there try again, with what is left.
- *   3. When all is done that is required, the rest of the time is divided evenly.
+ *   1. A lane takes the job that lacks most of what is required (the brokers' lane one with brokers, the
+ *      others one that only computes) and gives it its share of the time that is left. Nobody else has it
+ *      meanwhile.
+ *   2. One that did not get there is taken again once all have had their turn, with what is left.
+ *   3. The brokers' lane helps with what only computes once it lacks nothing itself.
+ *   4. When nothing lacks that is not being done, the rest of the time goes into the same jobs in turns; the
+ *      lanes that only compute step back then, so that what still lacks gets the processor.
  *
  * A job that failed is not run again; the others go on. Each pass has a seed of its own. */
 #include <dirent.h>
+#include <unistd.h>
 
 #include "soak.h"
 
-#define LEAST_NS (5 * NS_PER_S) /* it is not worth to begin with less */
+#define LEAST_NS   (5 * NS_PER_S) /* it is not worth to begin with less */
+#define MORE_NS    (60 * NS_PER_S)
+#define COMPUTERS  2.0 /* lanes that only compute */
+#define POLITENESS 5
+#define STEP_BACK  10
 
 /* clang-format off */
 static const struct job fixed[] = {
@@ -38,9 +46,9 @@ static const struct job fixed[] = {
      "proofs that the jobs above notice a broker without flushes", "cries cries 2", false, NULL},
     {"torture", LANE_BROKERS, job_torture, 120, 0, 120, false,
      "seconds of `walrus torture` on the file system of the stores", NULL, false, NULL},
-    {"sim", LANE_PROCESSOR, job_sim, 1000000, 0, 500, false,
+    {"sim", LANE_FIRST, job_sim, 1000000, 0, 350, false,
      "crash images in memory, recovered and judged", NULL, false, NULL},
-    {"model", LANE_PROCESSOR, job_model, 1, 0, 150, true,
+    {"model", LANE_FIRST, job_model, 1, 0, 150, true,
      "searches of the protocol's model, two faults and two crashes", NULL, false, NULL},
 };
 /* clang-format on */
@@ -50,16 +58,14 @@ static int not_dotted(const struct dirent *entry)
     return entry->d_name[0] != '.';
 }
 
-/* Those that take longest have a lane of their own, the others follow the simulator. */
 static struct job fuzz_job(const char *name)
 {
     bool slow = strcmp(name, "fuzz-store") == 0;
-    bool long_one = slow || strcmp(name, "fuzz-message") == 0;
     struct job job = {.name = strdup(name),
-                      .lane = long_one ? LANE_FUZZERS : LANE_PROCESSOR,
+                      .lane = LANE_FIRST,
                       .run = job_fuzz,
                       .required = 10000000,
-                      .weight = slow ? 1200 : 550,
+                      .weight = slow ? 750 : 350,
                       .words = "executions of this fuzz target"};
     check_bug(job.name != NULL);
     return job;
@@ -86,9 +92,10 @@ size_t jobs_list(const struct soak *soak, struct job jobs[MOST_JOBS])
 
 /* ------------------------------------------------------------------------------------- passes */
 
-static uint64_t required_of(const struct soak *soak, const struct job *job)
+uint64_t required_of(const struct soak *soak, const struct job *job)
 {
-    return soak->is_short ? job->required_short : job->required;
+    uint64_t required = soak->is_short ? job->required_short : job->required;
+    return required > soak->part ? required / soak->part : required;
 }
 
 static void run_pass(const struct soak *soak, const struct job *job, uint64_t target, int64_t until_ns,
@@ -143,41 +150,137 @@ static bool is_open(const struct soak *soak, const struct job *job, bool lacking
     return lacking ? tried->done < required_of(soak, job) : !job->once;
 }
 
-/* Each open job of the lane once, within its share. False: there was none, or no time. */
-static bool run_each(const struct soak *soak, enum lane lane, struct job *jobs, size_t count, int64_t end_ns,
-                     bool lacking, char *saying)
+static bool is_mine(enum lane lane, const struct job *job)
 {
-    double weights = 0;
-    bool any = false;
-    for (size_t i = 0; i < count; i++)
-        if (jobs[i].lane == lane && is_open(soak, &jobs[i], lacking))
-            weights += lacking ? jobs[i].weight : 1;
-    for (size_t i = 0; i < count && run_interrupted(NULL) == 0; i++) {
-        if (jobs[i].lane != lane || !is_open(soak, &jobs[i], lacking))
+    return (lane == LANE_BROKERS) == (job->lane == LANE_BROKERS);
+}
+
+/* What a job still needs, in seconds of `weight`; of one that is being done, by the time that it has left. */
+static double lacks(const struct soak *soak, const struct job *job, int64_t now)
+{
+    const struct tried *tried = job->tried;
+    uint64_t required = required_of(soak, job);
+    if (!is_open(soak, job, true))
+        return 0;
+    double left = job->weight * (1 - (double)tried->done / (double)required);
+    int64_t from = __atomic_load_n(&tried->from_ns, __ATOMIC_RELAXED);
+    int64_t until = __atomic_load_n(&tried->until_ns, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&tried->taken, __ATOMIC_ACQUIRE) && until > from && until != INT64_MAX)
+        left *= until > now ? (double)(until - now) / (double)(until - from) : 0;
+    return left;
+}
+
+/* Goes before the other: had fewer passes, or lacks more. */
+static bool goes_before(const struct soak *soak, const struct job *one, const struct job *other, int64_t now)
+{
+    if (one->tried->passes != other->tried->passes)
+        return one->tried->passes < other->tried->passes;
+    return lacks(soak, one, now) > lacks(soak, other, now);
+}
+
+static bool take(struct job *job)
+{
+    return !__atomic_exchange_n(&job->tried->taken, true, __ATOMIC_ACQ_REL);
+}
+
+/* The one that lacks most and that nobody is at; NULL: there is none. It is ours then. */
+static struct job *take_lacking(const struct soak *soak, bool brokers, struct job *jobs, size_t count)
+{
+    for (;;) {
+        struct job *most = NULL;
+        int64_t now = now_ns();
+        for (size_t i = 0; i < count; i++)
+            if ((jobs[i].lane == LANE_BROKERS) == brokers &&
+                !__atomic_load_n(&jobs[i].tried->taken, __ATOMIC_ACQUIRE) && is_open(soak, &jobs[i], true) &&
+                (most == NULL || goes_before(soak, &jobs[i], most, now)))
+                most = &jobs[i];
+        if (most == NULL)
+            return NULL;
+        if (!take(most))
             continue;
-        double weight = lacking ? jobs[i].weight : 1;
-        int64_t now = now_ns(), until = end_ns;
-        if (end_ns != INT64_MAX) {
-            if (jobs[i].tried->passes > 0 && end_ns - now < LEAST_NS)
-                break;
-            until = now + (int64_t)((double)(end_ns > now ? end_ns - now : 0) * weight / weights);
-        }
-        weights -= weight;
-        run_pass(soak, &jobs[i], lacking ? required_of(soak, &jobs[i]) - jobs[i].tried->done : 0, until,
-                 saying);
-        any = true;
+        if (is_open(soak, most, true))
+            return most;
+        __atomic_store_n(&most->tried->taken, false, __ATOMIC_RELEASE);
     }
-    return any;
+}
+
+static int64_t share_of(const struct soak *soak, const struct job *job, const struct job *jobs, size_t count,
+                        int64_t now, int64_t end_ns)
+{
+    double sum = 0, lanes = job->lane == LANE_BROKERS ? 1 : COMPUTERS;
+    if (end_ns == INT64_MAX)
+        return end_ns;
+    for (size_t i = 0; i < count; i++)
+        if ((jobs[i].lane == LANE_BROKERS) == (job->lane == LANE_BROKERS))
+            sum += &jobs[i] == job
+                       ? job->weight * (1 - (double)job->tried->done / (double)required_of(soak, job))
+                       : lacks(soak, &jobs[i], now);
+    double mine = job->weight * (1 - (double)job->tried->done / (double)required_of(soak, job));
+    double part = sum > 0 ? lanes * mine / sum : 1;
+    int64_t left = end_ns > now ? end_ns - now : 0;
+    return now + (part < 1 ? (int64_t)((double)left * part) : left);
+}
+
+static void run_taken(const struct soak *soak, struct job *job, uint64_t target, int64_t until, char *saying)
+{
+    __atomic_store_n(&job->tried->from_ns, now_ns(), __ATOMIC_RELAXED);
+    __atomic_store_n(&job->tried->until_ns, until, __ATOMIC_RELAXED);
+    run_pass(soak, job, target, until, saying);
+    __atomic_store_n(&job->tried->taken, false, __ATOMIC_RELEASE);
+}
+
+/* Something that was required. False: there is nothing, or no time. */
+static bool run_lacking(const struct soak *soak, bool brokers, struct job *jobs, size_t count, int64_t end_ns,
+                        char *saying)
+{
+    struct job *job = take_lacking(soak, brokers, jobs, count);
+    if (job == NULL)
+        return false;
+    int64_t now = now_ns();
+    bool time = end_ns == INT64_MAX || job->tried->passes == 0 || end_ns - now >= LEAST_NS;
+    if (time)
+        run_taken(soak, job, required_of(soak, job) - job->tried->done,
+                  share_of(soak, job, jobs, count, now, end_ns), saying);
+    else
+        __atomic_store_n(&job->tried->taken, false, __ATOMIC_RELEASE);
+    return time;
+}
+
+/* More of what had the fewest passes. False: there is nothing, or no time. */
+static bool run_more(const struct soak *soak, enum lane lane, struct job *jobs, size_t count, int64_t end_ns,
+                     char *saying)
+{
+    struct job *least = NULL;
+    int64_t now = now_ns();
+    if (end_ns == INT64_MAX || end_ns - now < LEAST_NS)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if (is_mine(lane, &jobs[i]) && is_open(soak, &jobs[i], false) &&
+            !__atomic_load_n(&jobs[i].tried->taken, __ATOMIC_ACQUIRE) &&
+            (least == NULL || jobs[i].tried->passes < least->tried->passes))
+            least = &jobs[i];
+    if (least == NULL || !take(least))
+        return least != NULL;
+    run_taken(soak, least, 0, now + (end_ns - now < 2 * MORE_NS ? end_ns - now : MORE_NS), saying);
+    return true;
 }
 
 void lane_run(const struct soak *soak, enum lane lane, struct job *jobs, size_t count, int64_t end_ns,
               char *saying)
 {
-    while (run_interrupted(NULL) == 0 && run_each(soak, lane, jobs, count, end_ns, true, saying) &&
-           now_ns() + LEAST_NS < end_ns)
-        continue;
-    while (end_ns != INT64_MAX && run_interrupted(NULL) == 0 && now_ns() + LEAST_NS < end_ns &&
-           run_each(soak, lane, jobs, count, end_ns, false, saying))
-        continue;
+    bool brokers = lane == LANE_BROKERS, stepped_back = brokers;
+    if (!brokers)
+        (void)!nice(POLITENESS); /* brokers wait for the disk most of the time, and are short of the rest */
+    while (run_interrupted(NULL) == 0) {
+        if (run_lacking(soak, brokers, jobs, count, end_ns, saying))
+            continue;
+        if (brokers && run_lacking(soak, false, jobs, count, end_ns, saying))
+            continue;
+        if (!stepped_back)
+            (void)!nice(STEP_BACK);
+        stepped_back = true;
+        if (!run_more(soak, lane, jobs, count, end_ns, saying))
+            break;
+    }
     snprintf(saying, SAYING, "done");
 }

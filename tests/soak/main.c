@@ -23,7 +23,7 @@ struct board {
     struct tried tried[MOST_JOBS];
 };
 
-static const char *const lane_names[LANES] = {"brokers", "processor", "fuzzers"};
+static const char *const lane_names[LANES] = {"brokers", "processor", "processor"};
 
 /* ------------------------------------------------------------------------------------- for the jobs */
 
@@ -55,7 +55,7 @@ static void tell(const struct board *board, int64_t begin, int64_t end)
     if (end != INT64_MAX)
         snprintf(limit, sizeof limit, " of %.0f", (double)(end - begin) / 1e9);
     fprintf(stderr, "soak: %.0f%s s | %s | %s | %s\n", (double)(now_ns() - begin) / 1e9, limit,
-            board->saying[LANE_BROKERS], board->saying[LANE_PROCESSOR], board->saying[LANE_FUZZERS]);
+            board->saying[LANE_BROKERS], board->saying[LANE_FIRST], board->saying[LANE_SECOND]);
 }
 
 static pid_t start_lane(const struct soak *soak, enum lane lane, struct job *jobs, size_t count, int64_t end,
@@ -134,7 +134,7 @@ static int report(const struct soak *soak, const struct job *jobs, size_t count,
     for (size_t i = 0; i < count; i++) {
         const struct job *job = &jobs[i];
         const struct tried *tried = job->tried;
-        uint64_t required = soak->is_short ? job->required_short : job->required;
+        uint64_t required = required_of(soak, job);
         images += tried->images;
         kills += tried->kills;
         failed += tried->failed;
@@ -199,6 +199,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case 's':
         soak->is_short = true;
+        return 0;
+    case 'p':
+        soak->part = strtoull(arg, &end, 10);
+        if (*end != '\0' || soak->part == 0 || soak->part > 1000)
+            argp_error(state, "--part %s: a number from 1 to 1000", arg);
         return 0;
     case 'M':
         soak->no_memory = true;
@@ -272,6 +277,7 @@ int main(int argc, char **argv)
         {"job", 'j', "NAME,...", 0, "Only these", 0},
         {"no-memory", 'M', NULL, 0,
          "Do not compare the broker's memory: for sanitizers, which keep what is freed", 0},
+        {"part", 'p', "N", 0, "Require N times less: is the time enough?", 0},
         {"list", 'l', NULL, 0, "Show the jobs", 0},
         {"folder", 'd', "DIR", 0, "Where the stores are made (default /var/tmp)", 0},
         {"seed", 'r', "N", 0, "Of everything random (default: the time)", 0},
@@ -284,8 +290,11 @@ int main(int argc, char **argv)
     static const struct argp argp = {
         options, parse, "WALRUSD", "Runs a broker hard for a long time and checks what must hold.",
         NULL,    NULL,  NULL};
-    struct soak soak = {
-        .folder = "/var/tmp", .prefix = "walrus-soak", .minutes = 10, .seed = (uint64_t)time(NULL)};
+    struct soak soak = {.folder = "/var/tmp",
+                        .prefix = "walrus-soak",
+                        .minutes = 10,
+                        .part = 1,
+                        .seed = (uint64_t)time(NULL)};
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &soak);
     static struct job jobs[MOST_JOBS];

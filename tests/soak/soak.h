@@ -4,10 +4,10 @@
  * works until it has done its required count or its time is over, says now and then how far it is, and
  * returns 0, SOAK_SKIPPED with the reason, or a negative errno with words for a violation.
  *
- * Jobs run in two lanes at the same time, each a process of its own: those with real brokers, which wait
- * for the disk most of the time, and those that only compute. Clients are processes, too: forked from the
- * lane, which holds no connection while it forks. What they find out lies in memory that all of them share
- * (shared_new); a violation that a client finds goes into a struct verdict there. */
+ * Jobs run in three lanes at the same time, each a process of its own: one for those with real brokers, which
+ * wait for the disk most of the time, two for those that only compute. Clients are processes, too: forked
+ * from the lane, which holds no connection while it forks. What they find out lies in memory that all of
+ * them share (shared_new); a violation that a client finds goes into a struct verdict there. */
 #ifndef WALRUS_SOAK_H
 #define WALRUS_SOAK_H
 
@@ -38,6 +38,7 @@ struct soak {
     bool no_memory; /* is compared: sanitizers keep what is freed */
     bool list;
     double minutes;
+    uint64_t part; /* so many times less than required, to see whether the time would do */
     uint64_t seed;
 };
 
@@ -161,7 +162,7 @@ int in_order_next(struct in_order *of, uint32_t producers, uint32_t *open, const
 
 /* ------------------------------------------------------------------------------------------- jobs.c */
 
-enum lane { LANE_BROKERS, LANE_PROCESSOR, LANE_FUZZERS, LANES };
+enum lane { LANE_BROKERS, LANE_FIRST, LANE_SECOND, LANES };
 
 /* What a job has done in all its passes; memory that the lanes share with the report. */
 struct tried {
@@ -169,16 +170,18 @@ struct tried {
     uint64_t done, images, kills;
     double seconds;
     bool skipped, failed;
-    char words[400]; /* why */
+    bool taken;                /* a lane is at it, */
+    int64_t from_ns, until_ns; /* from then until then */
+    char words[400];           /* why */
 };
 
 struct job {
     const char *name;
-    enum lane lane;
+    enum lane lane; /* BROKERS; FIRST: it only computes, both others take it */
     int (*run)(struct run *run, struct error *err);
     uint64_t required, required_short; /* `words` says what is counted; 0: not in the short form */
-    double weight; /* of the time, about: the seconds that `required` takes on two cores */
-    bool once;     /* more time does not make it better */
+    double weight;                     /* of the time, about: the seconds that `required` takes */
+    bool once;                         /* more time does not make it better */
     const char *words;
     const char *argument;
     bool wanted;
@@ -188,7 +191,8 @@ struct job {
 
 /* Fills `jobs`, those of the fuzz targets found in soak->corpus included; the number of jobs. */
 size_t jobs_list(const struct soak *soak, struct job jobs[MOST_JOBS]);
-/* All wanted jobs of the lane, as often as the time allows. `saying` is for the progress line. */
+uint64_t required_of(const struct soak *soak, const struct job *job);
+/* All wanted jobs, with the other lanes, as often as the time allows. `saying` is for the progress line. */
 void lane_run(const struct soak *soak, enum lane lane, struct job *jobs, size_t count, int64_t end_ns,
               char *saying);
 
