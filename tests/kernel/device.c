@@ -44,6 +44,7 @@ void device_rewind(struct device *device, uint64_t position)
 
 #define NODE_FILE ((fuse_ino_t)2)
 #define NAME      "disk"
+#define BLOCK     4096u
 
 struct held {
     struct held *next;
@@ -94,17 +95,36 @@ static bool begins_group(const void *data, size_t length)
     return magic == GROUP_MAGIC;
 }
 
+static bool holds_zeroes(const struct server *server, uint64_t block)
+{
+    static const uint8_t zeroes[BLOCK];
+    return memcmp(server->device->content + block, zeroes, BLOCK) == 0;
+}
+
+/* How much of a write there is room for. */
+static size_t room_for(const struct server *server, size_t length, uint64_t offset)
+{
+    if (__atomic_load_n(&server->switches->full, __ATOMIC_ACQUIRE) == 0)
+        return length;
+    for (uint64_t block = offset / BLOCK * BLOCK; block < offset + length; block += BLOCK)
+        if (holds_zeroes(server, block))
+            return block > offset ? block - offset : 0;
+    return length;
+}
+
 static void do_write(struct server *server, fuse_req_t request, const void *data, size_t length,
                      uint64_t offset)
 {
     struct device_switches *switches = server->switches;
     bool fails = take(&switches->fail_writes) || (begins_group(data, length) && take(&switches->fail_groups));
-    size_t done = fails ? length / 1024 * 512 : length;
+    size_t done = fails ? length / 1024 * 512 : room_for(server, length, offset);
     memcpy(server->device->content + offset, data, done);
     add_step(server, STEP_WRITE, data, done, offset);
     __atomic_fetch_add(&switches->writes, 1, __ATOMIC_RELAXED);
     if (fails)
         fuse_reply_err(request, EIO);
+    else if (done < length)
+        fuse_reply_err(request, ENOSPC);
     else
         fuse_reply_write(request, length);
 }

@@ -41,6 +41,7 @@ struct device_switches {
     uint32_t lying;        /* flushes are answered, and not recorded */
     uint32_t hold;         /* enum hold */
     uint32_t held;         /* writes kept so now */
+    uint32_t full;         /* no room for blocks that hold nothing, or zeroes: ENOSPC; the others go on */
     uint32_t fail_writes;  /* so many writes from now on fail with EIO; half of each is done */
     uint32_t fail_groups;  /* the same, of the writes that begin with a group of the log */
     uint32_t fail_flushes; /* so many flushes from now on fail with EIO */
