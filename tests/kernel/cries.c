@@ -69,6 +69,7 @@ static const struct proof {
 static int must_cry(struct work *work, const struct proof *proof, struct error *err)
 {
     struct error other = {0};
+    int64_t begin = now_ns();
     int rc = 0;
     for (uint32_t try = 1; try <= proof->tries; try++) {
         *err = (struct error){0};
@@ -78,8 +79,8 @@ static int must_cry(struct work *work, const struct proof *proof, struct error *
             return rc;
         if (rc < 0 &&
             (strstr(err->text, proof->words) != NULL || strstr(err->text, proof->other_words) != NULL)) {
-            fprintf(stderr, "kernel: %s: %s: as it must be, at try %u: %s\n", work->run.name, proof->what,
-                    try, err->text);
+            fprintf(stderr, "kernel: %s: %s: as it must be, at try %u, %.1f s: %s\n", work->run.name,
+                    proof->what, try, (double)(now_ns() - begin) / 1e9, err->text);
             *err = (struct error){0};
             return 0;
         }

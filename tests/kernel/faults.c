@@ -144,7 +144,7 @@ static int full_device(struct full *full, struct error *err)
     __atomic_store_n(&full->device.switches->full, 1, __ATOMIC_RELEASE);
     producers_go(ledger);
     bool sound = full->options.broken == NULL;
-    int rc = await_answers(ledger, &full->daemon, &ledger->errors, sound ? UINT64_MAX / 2 : 500, err);
+    int rc = await_answers(ledger, &full->daemon, &ledger->errors, sound ? UINT64_MAX / 2 : 100, err);
     if (rc == 0 && sound && !full->daemon.has_ended && ledger->errors == 0 && ledger->no_space == 0)
         rc = error_set(err, -EBADMSG, "G9: the device is full and no answer says so");
     full->errors += ledger->errors;
