@@ -8,8 +8,9 @@
  *   3. After each life its end is also answered in other ways: images that are recovered and judged, some
  *      with a crash or a fault at each point of the recovery; and one with damage in it (a flipped bit, a
  *      lost block, a block in the wrong place). That one must be refused, or read as the committed bytes or
- *      -EBADMSG. What may be missing without a word is what only the last flushed bytes say: that is of the
- *      last life that served, and of the one before, whose tail it has copied.
+ *      -EBADMSG. What may be missing without a word is what only the last flushed bytes say: of the last life
+ *      that served, or of the one before, whose tail it has copied, what the last flushed group has made
+ *      durable, and what was never answered.
  *   4. A last start judges the whole. */
 #include "explorer.h"
 

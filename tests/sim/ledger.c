@@ -414,6 +414,7 @@ void ledger_limbo(struct ledger *ledger)
         batch->group = 0; /* numbers of groups that were cut are given again */
     }
     ledger->durable_group = 0;
+    ledger->flushed_group = 0;
 }
 
 void ledger_stopped(struct ledger *ledger)
@@ -427,7 +428,9 @@ void ledger_stopped(struct ledger *ledger)
 
 static bool must_be_seen(const struct ledger *ledger, const struct batch *batch, enum end end)
 {
-    if (ledger->rot_since != 0 && batch->order >= ledger->rot_since)
+    /* What nothing but the last flushed group says may rot away: any later one proves those before it. */
+    if (ledger->rot_since != 0 && batch->order >= ledger->rot_since &&
+        (batch->flush == 0 || batch->flush >= ledger->flushes))
         return false;
     if (batch->shown)
         return true;

@@ -149,6 +149,12 @@ static void answered_ok(struct run_state *run, struct batch *batch, const struct
     batch->sequenced = true;
     batch->first_sequence = write->first_sequence;
     batch->group = write->group;
+    bool flushed = write->level_reached == LEVEL_DURABLE;
+    if (flushed && write->group != ledger->flushed_group) {
+        ledger->flushes++;
+        ledger->flushed_group = write->group;
+    }
+    batch->flush = ledger->flushes + !flushed;
     if (write->level_reached == LEVEL_DURABLE)
         ledger->durable_group = max_u64(ledger->durable_group, write->group);
     run->acked++;
