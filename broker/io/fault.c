@@ -223,6 +223,11 @@ static void faulty_signal_send(struct io *io, struct io_signal *signal)
     io_signal_send(faulty_of(io)->inner, signal);
 }
 
+static bool faulty_ready(const struct io *io)
+{
+    return io_ready(((const struct faulty *)(const void *)io)->inner);
+}
+
 static void faulty_signal_cancel(struct io *io, struct io_signal *signal)
 {
     io_signal_cancel(faulty_of(io)->inner, signal);
@@ -253,6 +258,7 @@ static const struct io_functions faulty_functions = {
     .destroy = faulty_destroy,
     .signal_send = faulty_signal_send,
     .signal_cancel = faulty_signal_cancel,
+    .ready = faulty_ready,
 };
 
 int io_fault_create(struct io *inner, struct io **out)

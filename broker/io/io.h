@@ -113,6 +113,8 @@ struct io_functions {
     /* -- at any time, see struct io_signal; NULL in a back end that has no clients (the simulator) */
     void (*signal_send)(struct io *io, struct io_signal *signal);
     void (*signal_cancel)(struct io *io, struct io_signal *signal);
+    /* True: a wait would find something ended, now. No system call. NULL: not known without one. */
+    bool (*ready)(const struct io *io);
 };
 
 struct io {
@@ -191,5 +193,11 @@ void io_signal_send(struct io *io, struct io_signal *signal);
 /* Begins to take back a parked signal (the connection is gone); `parked` becomes false within later io_wait
  * calls. */
 void io_signal_cancel(struct io *io, struct io_signal *signal);
+
+/* Whether something has surely ended, so that it pays to leave longer work for io_wait. */
+static inline bool io_ready(const struct io *io)
+{
+    return io->functions->ready != NULL && io->functions->ready(io);
+}
 
 #endif

@@ -247,13 +247,25 @@ static int reap(struct uring *uring)
     return count;
 }
 
+/* The kernel has put something aside for this thread. */
+static bool has_put_aside(const struct uring *uring)
+{
+    return (IO_URING_READ_ONCE(*uring->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+static bool uring_ready(const struct io *io)
+{
+    const struct uring *uring = (const struct uring *)(const void *)io;
+    return has_put_aside(uring) || io_uring_cq_ready(&uring->ring) > 0;
+}
+
 /* Hands over what is new and lets the kernel work off what it has put aside for this thread; no system call
  * if there is neither. */
 static void poll_kernel(struct uring *uring)
 {
     if (io_uring_sq_ready(&uring->ring) > 0)
         enter(uring);
-    if ((IO_URING_READ_ONCE(*uring->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0)
+    if (has_put_aside(uring))
         (void)io_uring_get_events(&uring->ring);
 }
 
@@ -322,6 +334,7 @@ static const struct io_functions uring_functions = {
     .destroy = uring_destroy,
     .signal_send = signaller_send,
     .signal_cancel = signaller_cancel,
+    .ready = uring_ready,
 };
 
 size_t uring_size(void)

@@ -32,7 +32,7 @@
  * nothing is written below current->end; a group is answered only in IDLE's direction of the arrows above. */
 #include "internal.h"
 
-#define BRIEF_FLUSH_MOST (256u << 10)
+#define BRIEF_FLUSH_MOST (1u << 20)
 
 static void change_begin(struct log *log, bool roll);
 static void group_write(struct log *log);
@@ -257,6 +257,8 @@ static void group_committed(struct log *log, struct group *g, bool durable)
     if (durable)
         flushed(log);
     g->recent = true;
+    if (durable)
+        delay_answered(log, g->count, now);
     uint8_t level = durable ? LEVEL_DURABLE : LEVEL_WRITTEN;
     for (uint32_t i = 0; i < g->count; i++) {
         struct write *w = g->notes[i].write;
@@ -620,7 +622,7 @@ void commit_turn(struct log *log)
         return;
     }
     struct group *g = log->gather;
-    if (g->count == 0)
+    if (g->count == 0 || delay_wanted(log, g))
         return;
     uint64_t bytes = (uint64_t)g->used + g->reserve;
     if (!commit_fits(log, bytes)) {

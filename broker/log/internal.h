@@ -195,6 +195,14 @@ struct commit {
     bool cutting;
 };
 
+/* Of the gathered group, for those that were just answered: see delay.c. */
+struct delay {
+    uint32_t expected; /* writes; 0: nobody is waited for */
+    int64_t until;
+    bool waiting;
+    uint32_t skip, skip_next; /* waits to leave out, now and after the next one in vain */
+};
+
 /* ----------------------------------------------------------------------------------------------- the rest */
 
 enum pool_state {
@@ -369,6 +377,7 @@ struct log {
     int64_t wall_ahead, wall_seen;           /* of the wall clock to the other; when that was looked at */
     struct write *early_first, **early_last; /* to be answered in the next log_turn */
     struct commit commit;
+    struct delay delay;
     struct pool pool;
     struct checkpoint checkpoint;
     struct loader loader;
@@ -506,6 +515,10 @@ void batch_ended(struct log *log, struct topic *topic);
 /* commit.c */
 void commit_turn(struct log *log);
 bool commit_fits(const struct log *log, uint64_t bytes);
+
+/* delay.c */
+void delay_answered(struct log *log, uint32_t answered, int64_t now);
+bool delay_wanted(struct log *log, const struct group *g);
 
 /* pool.c */
 void pool_turn(struct log *log);

@@ -252,6 +252,11 @@ bool log_busy(const struct log *log)
     return log->commit.state != COMMIT_IDLE || log->gather->count > 0 || log->early_first != NULL;
 }
 
+int64_t log_delayed_until(const struct log *log)
+{
+    return log->delay.waiting ? log->delay.until : 0;
+}
+
 static int64_t deadline(const struct log *log)
 {
     int64_t at = checkpoint_deadline(log);
@@ -259,6 +264,8 @@ static int64_t deadline(const struct log *log)
         int64_t flush = log->unflushed_since + log->options.interval_ns;
         at = flush < at ? flush : at;
     }
+    if (log->delay.waiting && log->delay.until < at)
+        at = log->delay.until;
     int64_t pool = pool_deadline(log);
     return pool < at ? pool : at;
 }

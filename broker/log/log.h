@@ -80,6 +80,8 @@ int64_t log_turn(struct log *log);
 
 /* True while a group is in the device or gathering. */
 bool log_busy(const struct log *log);
+/* Until when a gathered group waits for more (see delay.c), or 0. */
+int64_t log_delayed_until(const struct log *log);
 
 /* ------------------------------------------------------------------------------------------------ topics */
 

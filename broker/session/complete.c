@@ -111,8 +111,11 @@ static void learn_group_time(struct server *server, const struct write *write)
         write->durable_ns < write->submitted_ns)
         return;
     server->group_seen = write->group;
-    share_learn(server, write->durable_ns - write->submitted_ns);
-    server->group_ns += (write->durable_ns - write->submitted_ns - server->group_ns) / 8;
+    int64_t took = write->durable_ns - write->submitted_ns;
+    share_learn(server, took);
+    server->group_ns += (took - server->group_ns) / 8;
+    if (took < PLACEMENT_SMALL_NS)
+        placement_learn(&server->placement, sched_getcpu(), took);
 }
 
 void complete_write(struct request *request)

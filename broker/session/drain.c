@@ -144,7 +144,8 @@ void drain_all(struct server *server)
     uint64_t bytes = 0;
     uint64_t count = server->values.session_active;
     share_turn(server);
-    for (; count > 0 && bytes < TURN_BYTES; count--) {
+    /* What has ended in the device is seen to first: its flush, or the next group, would wait for copies. */
+    for (; count > 0 && bytes < TURN_BYTES && (bytes == 0 || !io_ready(server->io)); count--) {
         struct session *session = TAILQ_FIRST(&server->active);
         if (session == NULL)
             break;

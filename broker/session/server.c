@@ -166,6 +166,7 @@ int server_turn(struct server *server)
         quick = false;
         server_poll_events(server);
         run_deadlines(server, server->turn_started_ns);
+        spin_place(server, server->turn_started_ns);
     }
     deadline_turn(server, server->turn_started_ns);
     queue_turn(server);

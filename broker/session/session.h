@@ -26,12 +26,14 @@
 #ifndef WALRUS_SESSION_H
 #define WALRUS_SESSION_H
 
+#include <sched.h>
 #include <sys/queue.h>
 #include <sys/types.h>
 
 #include "../../shared/message.h"
 #include "../../shared/ring.h"
 #include "../io/worker.h"
+#include "placement.h"
 #include "server.h"
 
 #define MAX_TOPICS_OPEN   65536u
@@ -360,7 +362,9 @@ struct server {
     int64_t waited_ns;       /* how long in all, when looked at last */
     int schedstat_fd;
     int cores;
-    int64_t gap_ns; /* how long the ring is empty between two pieces of work: a moving average */
+    struct placement placement;
+    cpu_set_t cores_allowed; /* as this thread was started */
+    int64_t gap_ns;          /* how long the ring is empty between two pieces of work: a moving average */
     uint32_t turns_since_poll;
     int64_t drained_ns; /* clock of a descriptor in this turn, when so many bytes were drained; 0: none yet */
     uint64_t drained_bytes;
@@ -567,6 +571,8 @@ void spin_start(struct server *server);
 void spin_stop(struct server *server);
 bool spin_until_work(struct server *server, int64_t now);
 void spin_learn(struct server *server, bool drained);
+/* Chooses the core for this thread, see placement.c. */
+void spin_place(struct server *server, int64_t now);
 
 /* stat.c */
 void stat_turn(struct server *server, int64_t now);

@@ -13,7 +13,6 @@
 #include "session.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <unistd.h>
 
 #define SPIN_MOST       INT64_C(60000)
@@ -25,10 +24,17 @@
 
 void spin_start(struct server *server)
 {
-    cpu_set_t set;
-    server->cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    server->cores = cores > 0 ? (int)cores : 1;
     server->schedstat_fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
     server->gap_ns = GAP_CAP;
+    uint64_t allowed = 0;
+    CPU_ZERO(&server->cores_allowed);
+    if (sched_getaffinity(0, sizeof server->cores_allowed, &server->cores_allowed) == 0)
+        for (unsigned core = 0; core < 64; core++)
+            allowed |= (uint64_t)(CPU_ISSET(core, &server->cores_allowed) != 0) << core;
+    if (CPU_COUNT(&server->cores_allowed) == __builtin_popcountll(allowed))
+        placement_begin(&server->placement, allowed);
 }
 
 void spin_stop(struct server *server)
@@ -91,10 +97,22 @@ void spin_learn(struct server *server, bool drained)
         server->idle_since_ns = server->turn_ended_ns;
 }
 
+/* A gathered group waits for those that were just answered: they are about to run, or to be let run. Asleep,
+ * this thread would be woken by each of them. */
+static bool yield_until_work(struct server *server, int64_t now, int64_t until)
+{
+    for (; now < until && !drain_anything(server); now = io_now(server->io))
+        sched_yield();
+    return true;
+}
+
 /* True: something is there, do not sleep. */
 bool spin_until_work(struct server *server, int64_t now)
 {
     int64_t length = spin_length(server);
+    int64_t delayed_until = log_delayed_until(server->log);
+    if (delayed_until != 0 && server->options.spin_ns != 0)
+        return yield_until_work(server, now, delayed_until);
     if (length <= 0 || server->stopping || TAILQ_EMPTY(&server->active) || device_owes_answers(server) ||
         crowded(server, now))
         return false;
@@ -118,4 +136,21 @@ bool spin_until_work(struct server *server, int64_t now)
         now = io_now(server->io);
     }
     return false;
+}
+
+void spin_place(struct server *server, int64_t now)
+{
+    struct placement *placement = &server->placement;
+    if (now < placement->look_at || placement->allowed == 0)
+        return;
+    int before = placement->chosen;
+    int core = placement_choose(placement, sched_getcpu(), crowded(server, now), now);
+    if (core == before)
+        return;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    if (core != PLACEMENT_FREE)
+        CPU_SET((unsigned)core, &one);
+    if (sched_setaffinity(0, sizeof one, core == PLACEMENT_FREE ? &server->cores_allowed : &one) != 0)
+        placement->allowed = 0; /* not for us to choose */
 }

@@ -28,9 +28,9 @@ static void write_done(struct write *write)
 
 static void turn(void)
 {
-    log_turn(maker.log);
-    if (maker.disk.io.inflight > 0)
-        io_wait(&maker.disk.io, -1);
+    int64_t due = log_turn(maker.log), now = io_now(&maker.disk.io);
+    if (maker.disk.io.inflight > 0 || due > now)
+        io_wait(&maker.disk.io, due - now);
 }
 
 static void settle(void)

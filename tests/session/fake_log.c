@@ -106,6 +106,12 @@ const struct error *log_failed(const struct log *log)
     return log->failure.code != 0 ? &log->failure : NULL;
 }
 
+int64_t log_delayed_until(const struct log *log)
+{
+    (void)log;
+    return 0;
+}
+
 bool log_busy(const struct log *log)
 {
     return log->first != NULL;
