@@ -32,7 +32,7 @@
  * nothing is written below current->end; a group is answered only in IDLE's direction of the arrows above. */
 #include "internal.h"
 
-#define BRIEF_FLUSH_MOST (1u << 20)
+#define BRIEF_FLUSH_MOST (256u << 10)
 
 static void change_begin(struct log *log, bool roll);
 static void group_write(struct log *log);

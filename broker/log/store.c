@@ -47,11 +47,9 @@ int64_t io_read_at(struct io *io, struct io_file *file, void *buffer, uint64_t o
         if (got < 0)
             return got;
         done += (uint64_t)got;
-        if (got == 0)
-            break;
-        if ((uint64_t)got % io->functions->file_align(io, file) != 0) {
+        if (got == 0 || (uint64_t)got % io->functions->file_align(io, file) != 0) {
             if (offset + done < io->functions->file_size(io, file))
-                return -EIO; /* it ended in the middle of a block: not the end of the file (G14) */
+                return -EIO; /* it ended, and the file does not: nothing is known of the rest (G14) */
             break;
         }
     }

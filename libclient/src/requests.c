@@ -287,7 +287,8 @@ static bool dispatch(struct walrus *handle, struct completion *c)
     if (request->kind == REQUEST_FREE || request->generation != (uint32_t)(c->user_data >> 32))
         return false;
     /* Not an errno, or a count where there is none; a wrong count is found by who asked. */
-    if (c->result < -4095 || (c->result > 0 && !has_count(request->op)))
+    if (c->result < -4095 || (c->result > 0 && !has_count(request->op)) ||
+        (c->result == -EINPROGRESS && request->op != OP_QUERY)) /* the library's own word */
         return false;
     handle->dispatched++;
     if (c->result == -ESHUTDOWN && walrus__reconnect_holds(handle, index))

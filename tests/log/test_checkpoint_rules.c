@@ -51,11 +51,11 @@ Test(checkpoint_rules, g19_a_checkpoint_counts_only_after_the_flush_of_the_folde
     cr_assert_eq(life_stats(&life).checkpoints, 1u);
 }
 
-Test(checkpoint_rules, g19_a_checkpoint_whose_folder_flush_fails_is_written_again)
+Test(checkpoint_rules, g19_a_checkpoint_whose_folder_flush_finds_no_room_is_written_again)
 {
     (void)due_checkpoint();
     io_fault_set(life.io, IO_SYNC_DIRECTORY,
-                 &(struct fault){.action = FAULT_FAIL_BEFORE, .error = EIO, .nth = 1});
+                 &(struct fault){.action = FAULT_FAIL_BEFORE, .error = ENOSPC, .nth = 1});
     life_quiet(&life);
     cr_assert_eq(life_stats(&life).checkpoints, 0u);
     cr_assert(life_said(&life, "cannot write a checkpoint (flush of the folder)"));
@@ -64,6 +64,31 @@ Test(checkpoint_rules, g19_a_checkpoint_whose_folder_flush_fails_is_written_agai
     life_quiet(&life);
     cr_assert_eq(life_stats(&life).checkpoints, 1u);
     cr_assert_lt(op_behind(from, IO_RENAME, "checkpoint-"), life.op_count);
+}
+
+static void fail_stop_at(enum io_kind kind)
+{
+    (void)due_checkpoint();
+    io_fault_set(
+        life.io, kind,
+        &(struct fault){.action = FAULT_FAIL_BEFORE, .error = EIO, .nth = 1, .only_background = true});
+    life_quiet(&life);
+    cr_assert_not_null(log_failed(life.log));
+    cr_assert(life_said(&life, "the flush of a checkpoint failed"), "%s", life.said);
+    cr_assert_eq(life_stats(&life).checkpoints, 0u);
+    life_crash(&life);
+    life_start(&life);
+    life_verify(&life);
+}
+
+Test(checkpoint_rules, g10_a_failed_flush_of_a_checkpoint_is_a_fail_stop)
+{
+    fail_stop_at(IO_FLUSH);
+}
+
+Test(checkpoint_rules, g10_a_failed_flush_of_the_folder_of_a_checkpoint_is_a_fail_stop)
+{
+    fail_stop_at(IO_SYNC_DIRECTORY);
 }
 
 Test(checkpoint_rules, g19_a_new_store_is_used_only_after_the_folder_of_its_identity_was_flushed)

@@ -236,11 +236,11 @@ Test(pool, a_segment_is_given_back_after_one_step_of_zeros_when_there_is_work)
 
 /* --------------------------------------------------------------------------------------------- failures */
 
-static void preparing_fails_at(enum io_kind kind)
+static void preparing_fails_at(enum io_kind kind, int error)
 {
     life.options.prepare_only_spare = false;
     life_start(&life);
-    disk_full(kind, EIO);
+    disk_full(kind, error);
     life.ahead += SECOND; /* quiet for long: zeroes may be written */
     for (unsigned i = 0; i < 30 && !life_said(&life, "cannot prepare"); i++)
         life_turn(&life);
@@ -265,32 +265,67 @@ static void preparing_fails_at(enum io_kind kind)
 
 Test(pool, g9_a_failed_create_is_undone_and_tried_again)
 {
-    preparing_fails_at(IO_CREATE);
+    preparing_fails_at(IO_CREATE, EIO);
 }
 
 Test(pool, g9_a_failed_allocation_is_undone_and_tried_again)
 {
-    preparing_fails_at(IO_ALLOCATE);
+    preparing_fails_at(IO_ALLOCATE, EIO);
 }
 
-Test(pool, g9_a_failed_flush_of_a_file_that_is_not_in_the_log_is_no_fail_stop)
+Test(pool, g9_no_room_for_the_flush_of_a_prepared_file_is_no_fail_stop)
 {
-    preparing_fails_at(IO_FLUSH);
+    preparing_fails_at(IO_FLUSH, ENOSPC);
 }
 
 Test(pool, g9_a_failed_rename_is_undone_and_tried_again)
 {
-    preparing_fails_at(IO_RENAME);
+    preparing_fails_at(IO_RENAME, EIO);
 }
 
 Test(pool, g19_a_failed_flush_of_the_folder_is_undone_and_tried_again)
 {
-    preparing_fails_at(IO_SYNC_DIRECTORY);
+    preparing_fails_at(IO_SYNC_DIRECTORY, ENOSPC);
+}
+
+/* The device's cache is one for all files: a flush that fails says that it may have dropped the log's group. */
+static void fail_stop_at(enum io_kind kind)
+{
+    life.options.prepare_only_spare = false;
+    life_start(&life);
+    io_fault_set(
+        life.io, kind,
+        &(struct fault){.action = FAULT_FAIL_BEFORE, .error = EIO, .nth = 1, .only_background = true});
+    uint64_t kept = life_stats(&life).groups;
+    io_fault_hold(life.io, IO_WRITE, true);
+    struct sent *sent =
+        SEND(&life, .name = "t", .kind = WRITE_BATCH, .owner = &A, .entries = 1, .bytes = 100);
+    life.ahead += SECOND;
+    for (unsigned i = 0; i < 1000 && log_failed(life.log) == NULL; i++)
+        life_turn(&life);
+    cr_assert_not_null(log_failed(life.log));
+    cr_assert(life_said(&life, "the flush of a segment that is being prepared failed"), "%s", life.said);
+    cr_assert_eq(life_stats(&life).groups, kept);
+    io_fault_hold(life.io, IO_WRITE, false);
+    (void)io_fault_release(life.io, IO_WRITE, UINT32_MAX);
+    life_crash(&life);
+    cr_assert(!sent->done, "nothing is answered any more");
+    life_start(&life);
+}
+
+Test(pool, g10_a_failed_flush_of_a_prepared_file_is_a_fail_stop)
+{
+    fail_stop_at(IO_FLUSH);
+}
+
+Test(pool, g10_a_failed_flush_of_the_folder_is_a_fail_stop)
+{
+    fail_stop_at(IO_SYNC_DIRECTORY);
 }
 
 Test(pool, g9_failed_zeros_are_undone_and_tried_again)
 {
-    preparing_fails_at(IO_WRITE);
+    preparing_fails_at(IO_WRITE, EIO);
 }
 
 /* ------------------------------------------------------------------------------------------ a full disk */

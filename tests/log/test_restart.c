@@ -96,6 +96,7 @@ static void fails_everywhere(enum io_kind kind, int error, unsigned least)
         copy.plans[kind] = (struct plan){.failing = UINT64_C(1) << n, .error = error, .everything = true};
         int got = life_try_start(&copy);
         uint64_t seen = copy.plans[kind].seen;
+        copy.plans[kind] = (struct plan){0}; /* what comes behind the start is not tried here */
         if (got == 0) {
             life_verify(&copy);
             life_crash(&copy);
@@ -213,23 +214,17 @@ Test(restart, g8_short_reads_and_writes_of_a_start_are_completed)
     }
 }
 
-Test(restart, g8_a_file_that_returns_nothing_is_not_the_end_of_the_log)
+Test(restart, g14_a_read_that_ends_before_the_file_does_is_not_the_end_of_the_log)
 {
-    /* Nothing at all where bytes were committed: damage, or refused; never served without them. */
     crashed();
     for (unsigned n = 1; n < 12; n++) {
         struct life copy;
         life_copy(&copy, &life);
         life_open(&copy);
         io_fault_set(copy.io, IO_READ, &(struct fault){.action = FAULT_SHORT, .bytes = 0, .nth = n});
-        int error = life_try_start(&copy);
-        if (error == 0) {
-            struct topic_view view;
-            struct topic *topic = life_topic(&copy, "t");
-            log_topic_view(topic, &view);
-            log_topic_release(copy.log, topic);
-            /* The last group is the only one that nothing proves. */
-            cr_assert_geq(view.visible_next + 1, life_next(&copy, "t"), "read %u", n);
+        if (life_try_start(&copy) == 0) {
+            io_fault_clear(copy.io, IO_READ);
+            life_verify(&copy); /* refused, or served with all of it */
             life_crash(&copy);
         }
         life_remove(&copy);
