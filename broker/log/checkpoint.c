@@ -201,8 +201,7 @@ static void step_done(struct io_op *op)
         end(log);
         return;
     }
-    if (log_flush_lost(log, op, "the flush of a checkpoint"))
-        return;
+    log_flush_lost(log, op, "the flush of a checkpoint");
     if (op->result < 0 && state != CHECKPOINT_IDLE) {
         failed(log, names[state], op->result);
         return;

@@ -398,10 +398,10 @@ struct log {
 void log_say(struct log *log, enum say priority, const char *format, ...) printf_like(3, 4);
 /* Fail-stop: nothing is answered any more. */
 void log_fail(struct log *log, const char *format, ...) printf_like(2, 3);
-/* The end of an op beside the log, on a prepared file, a checkpoint or the folder. True, and a fail-stop: it was
- * a flush, and it failed for another reason than room. The device's cache is one: a flush of the log that says
- * "good" a moment later does not bring back what this one dropped (G10). */
-bool log_flush_lost(struct log *log, const struct io_op *op, const char *what);
+/* At the end of an op beside the log, on a prepared file, a checkpoint or the folder: a flush that failed,
+ * and not for want of room, is a fail-stop. The device's cache is one: a flush of the log that says "good" a
+ * moment later does not bring back what this one dropped (G10). */
+void log_flush_lost(struct log *log, const struct io_op *op, const char *what);
 static inline struct segment *log_current(const struct log *log)
 {
     return log->segments[log->segment_count - 1];

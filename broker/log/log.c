@@ -42,16 +42,15 @@ void log_fail(struct log *log, const char *format, ...)
     log_say(log, SAY_ERROR, "%s", log->failed.text);
 }
 
-bool log_flush_lost(struct log *log, const struct io_op *op, const char *what)
+void log_flush_lost(struct log *log, const struct io_op *op, const char *what)
 {
     if ((op->kind != IO_FLUSH && op->kind != IO_SYNC_DIRECTORY) || op->result >= 0 || op->result == -ENOSPC ||
         op->result == -EDQUOT)
-        return false;
+        return;
     log_fail(log,
              "%s failed: %s; what the device has dropped is not known, and the log's last group may be of "
              "it: nothing in flight is answered, the next start decides what is in the log",
              what, strerror((int)-op->result));
-    return true;
 }
 
 const struct error *log_failed(const struct log *log)

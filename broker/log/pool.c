@@ -249,8 +249,7 @@ static void step_done(struct io_op *op)
         undo(log);
         return;
     }
-    if (log_flush_lost(log, op, "the flush of a segment that is being prepared"))
-        return;
+    log_flush_lost(log, op, "the flush of a segment that is being prepared");
     if (op->result < 0 || (p->state == POOL_ZERO && op->result != (int64_t)op->length)) {
         failed(log, step_names[p->state], op->result < 0 ? (int)op->result : -ENOSPC);
         return;

@@ -288,7 +288,7 @@ Test(pool, g19_a_failed_flush_of_the_folder_is_undone_and_tried_again)
     preparing_fails_at(IO_SYNC_DIRECTORY, ENOSPC);
 }
 
-/* The device's cache is one for all files: a flush that fails says that it may have dropped the log's group. */
+/* The device's cache is one for all files: a failed flush says that it may have dropped the log's group. */
 static void fail_stop_at(enum io_kind kind)
 {
     life.options.prepare_only_spare = false;
