@@ -333,7 +333,8 @@ struct walrus_topic_options {
 };
 
 /* A topic handle, so that no name is looked up per batch. Blocks for one round trip. Lives until
- * walrus_topic_close or walrus_close. -EINVAL, -EDQUOT, -EAGAIN, -ECONNRESET, -EOWNERDEAD. */
+ * walrus_topic_close or walrus_close. -EINVAL, -EDQUOT, -EAGAIN, -ECONNRESET, -EOWNERDEAD; -ESHUTDOWN the
+ * broker is stopping: connect again once it is back. */
 WALRUS_API int walrus_topic_open(walrus *handle, const char *name, size_t length,
                                  const struct walrus_topic_options *options,
                                  walrus_topic **topic) WALRUS_MUST_CHECK;
@@ -347,7 +348,8 @@ WALRUS_API uint64_t walrus_topic_last_number(const walrus_topic *topic);
 /* Was `number` of this handle's producer committed on the topic? Blocks for one round trip. 1 yes (*receipt,
  * which may be NULL, gets its number, and sequence and count if they are still known, else 0); 0 no, and it
  * never will be unless it is sent again; -EINPROGRESS it is in flight; -EINVAL the handle has no producer;
- * -ECONNRESET, -ESTALE, -EOWNERDEAD. */
+ * -ESHUTDOWN the broker is stopping and says nothing of it: ask the next one; -ECONNRESET, -ESTALE,
+ * -EOWNERDEAD. */
 WALRUS_API int walrus_query(walrus_topic *topic, uint64_t number,
                             struct walrus_receipt *receipt) WALRUS_MUST_CHECK;
 

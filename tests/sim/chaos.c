@@ -10,7 +10,9 @@
  *      lost block, a block in the wrong place). That one must be refused, or read as the committed bytes or
  *      -EBADMSG. What may be missing without a word is what only the last flushed bytes say: of the last life
  *      that served, or of the one before, whose tail it has copied, what the last flushed group has made
- *      durable, and what was never answered.
+ *      durable, and what was never answered. A block in the wrong place is missing in its own and takes what lay
+ *      there: two places at once may hold all that proved each other (a header and the group behind it), so
+ *      there all of these two lives may be missing.
  *   4. A last start judges the whole. */
 #include "explorer.h"
 
@@ -127,15 +129,16 @@ static bool is_segment(const char *name)
     return strstr(name, ".segment") != NULL;
 }
 
-/* False: there is nothing to damage. *small: bytes of another file than a segment were hit. */
-static bool damage(struct image *image, struct seed *seed, bool *small, char what[200])
+/* The number of blocks that are not what they were; 0: there is nothing to damage. *small: bytes of another file
+ * than a segment were hit. */
+static uint32_t damage(struct image *image, struct seed *seed, bool *small, char what[200])
 {
     static const uint8_t zeros[SIM_BLOCK];
     const char *name, *other;
     uint32_t index, to;
     uint8_t bytes[SIM_BLOCK];
     if (!pick_block(image, seed, &name, &index))
-        return false;
+        return 0;
     *small = !is_segment(name);
     uint64_t kind = seed_below(seed, 4);
     if (kind == 0) {
@@ -149,15 +152,16 @@ static bool damage(struct image *image, struct seed *seed, bool *small, char wha
         image_set_block(image, other, to, bytes);
         image_set_block(image, name, index, zeros);
         snprintf(what, 200, "with block %u of %s at %u of %s", index, name, to, other);
+        return 2;
     } else {
         uint64_t at =
             (uint64_t)index * SIM_BLOCK + seed_below(seed, seed_chance(seed, 500) ? 256 : SIM_BLOCK);
         if (at >= image_size(image, name))
-            return false;
+            return 0;
         image_flip(image, name, at, (uint8_t)(1u << seed_below(seed, 8)));
         snprintf(what, 200, "with a bit of %s at %llu flipped", name, (unsigned long long)at);
     }
-    return true;
+    return 1;
 }
 
 static void judge_damaged(struct explorer *explorer, const struct branch *from, struct seed *seed,
@@ -170,13 +174,15 @@ static void judge_damaged(struct explorer *explorer, const struct branch *from, 
     memcpy(place, explorer->place, sizeof place);
     branch_copy(&branch, from);
     branch_crash(&branch, CRASH_POWER, choices_chance(seed_next(seed)));
-    if (!damage(branch.image, seed, &small, what)) {
+    uint32_t blocks = damage(branch.image, seed, &small, what);
+    if (blocks == 0) {
         branch_free(&branch);
         return;
     }
     snprintf(explorer->place, sizeof explorer->place, "%.100s %.140s", place, what);
     branch.visible = 0;
     branch.ledger.rot_since = may_rot_since;
+    branch.ledger.rot_flushes = blocks == 1 ? 1 : UINT32_MAX;
     explorer->result.images++;
     explorer->result.different++;
     explorer->result.recoveries++;

@@ -308,8 +308,20 @@ static bool scan_stamp(struct scan *scan, uint64_t sequence, const uint8_t *byte
     return true;
 }
 
+/* That it failed is said by the header of a segment without a group, the last bytes that were flushed, and
+ * those have rotted: without it the log ends with the bytes that failed (case B of FORMAT.md). */
+static bool failure_rotted(const struct ledger *ledger, const struct batch *batch)
+{
+    return ledger->rot_since != 0 && batch->order >= ledger->rot_since && batch->complete &&
+           batch->fate == FATE_FAILED && batch->flush + ledger->rot_flushes > ledger->flushes;
+}
+
 static void scan_order(struct scan *scan, struct batch *batch, uint64_t sequence)
 {
+    if (failure_rotted(scan->ledger, batch)) {
+        scan->last_order = batch->order;
+        return;
+    }
     if (!batch->complete || batch->fate == FATE_FAILED || batch->fate == FATE_REFUSED ||
         batch->fate == FATE_GONE)
         ledger_fail(scan->ledger, "%s: batch %u (%s%s) is visible in topic %u at sequence %llu",
@@ -430,7 +442,7 @@ static bool must_be_seen(const struct ledger *ledger, const struct batch *batch,
 {
     /* What nothing but the last flushed group says may rot away: any later one proves those before it. */
     if (ledger->rot_since != 0 && batch->order >= ledger->rot_since &&
-        (batch->flush == 0 || batch->flush >= ledger->flushes))
+        (batch->flush == 0 || batch->flush + ledger->rot_flushes > ledger->flushes))
         return false;
     if (batch->shown)
         return true;

@@ -76,7 +76,9 @@ struct batch {
     uint64_t order;   /* of admission of its last piece */
     uint64_t first_sequence;
     uint64_t group;
-    uint64_t flush; /* in ledger.flushes: which one has made it durable; 0: never answered */
+    uint64_t
+        flush; /* in ledger.flushes: which one has made it durable, or was the last when it failed; 0: never
+                     * answered */
     uint64_t epoch;
 };
 
@@ -100,6 +102,7 @@ struct ledger {
     uint32_t max_anonymous; /* that the log remembers; 0: many */
     uint64_t flushes;       /* groups of durable answers so far, in all lives */
     uint64_t flushed_group; /* the last of them in this life */
+    uint64_t rot_flushes;   /* of so many of the last ones of those all that says so was damaged */
     uint64_t rot_since;     /* bytes were damaged: what was admitted from this order on may be lost; 0: not */
     bool lossy;             /* something failed in a way that may take answers at level accepted with it */
     char failure[768];      /* the first broken promise; "" = none */

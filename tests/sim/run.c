@@ -199,10 +199,12 @@ static void answered(struct write *write)
                             write->result);
             if (!run_troubled(run))
                 ledger_fail(run->ledger, "batch %u is answered %d on a sound disk", batch->id, write->result);
-            if (write->result == -EAGAIN)
+            if (write->result == -EAGAIN) {
                 dropped(run, batch, write);
-            else
+            } else {
                 batch->fate = FATE_FAILED;
+                batch->flush = run->ledger->flushes;
+            }
         }
     }
     if (stream != NULL && decides)
