@@ -10,9 +10,9 @@
  *      lost block, a block in the wrong place). That one must be refused, or read as the committed bytes or
  *      -EBADMSG. What may be missing without a word is what only the last flushed bytes say: of the last life
  *      that served, or of the one before, whose tail it has copied, what the last flushed group has made
- *      durable, and what was never answered. A block in the wrong place is missing in its own and takes what lay
- *      there: two places at once may hold all that proved each other (a header and the group behind it), so
- *      there all of these two lives may be missing.
+ *      durable, and what was never answered. A block in the wrong place is missing in its own and takes what
+ *      lay there: two places at once may hold all that proved each other (a header and the group behind it),
+ *      so there all of these two lives may be missing.
  *   4. A last start judges the whole. */
 #include "explorer.h"
 
@@ -129,8 +129,8 @@ static bool is_segment(const char *name)
     return strstr(name, ".segment") != NULL;
 }
 
-/* The number of blocks that are not what they were; 0: there is nothing to damage. *small: bytes of another file
- * than a segment were hit. */
+/* The number of blocks that are not what they were; 0: there is nothing to damage. *small: bytes of another
+ * file than a segment were hit. */
 static uint32_t damage(struct image *image, struct seed *seed, bool *small, char what[200])
 {
     static const uint8_t zeros[SIM_BLOCK];
