@@ -116,9 +116,12 @@ bool frame_check(const void *at, uint64_t available, struct sum_seed seed, bool 
         return false;
     const struct entry_record *records = (const struct entry_record *)(const void *)table;
     uint64_t total = 0;
-    for (uint32_t i = 0; i < frame->entries; i++)
+    uint32_t ended = 0;
+    for (uint32_t i = 0; i < frame->entries; i++) {
         total += align_up(records[i].length, PAYLOAD_ALIGN);
-    if (total != frame->payload_bytes)
+        ended += (records[i].flags & ENTRY_CONTINUES) == 0;
+    }
+    if (total != frame->payload_bytes || ended != frame->ended)
         return false;
     if (!payload)
         return true;

@@ -87,6 +87,7 @@ struct options {
     const char *program;
     char broker[1024];
     char check[1024]; /* the command line client */
+    bool shared;      /* the cores are */
     bool keep;
 };
 

@@ -343,6 +343,10 @@ Test(format, g16_lengths_of_a_frame_are_held_to_their_limits_under_right_sums)
     rejects_frame(f->entries = 4);
     rejects_frame(f->entries = MAX_BATCH_ENTRIES + 1);
     rejects_frame(f->entries = UINT32_MAX);
+    rejects_frame(f->ended = 0);
+    rejects_frame(f->ended -= 1);
+    rejects_frame(f->ended += 1);
+    rejects_frame(f->ended = UINT32_MAX);
     rejects_frame(f->pieces = 0);
     rejects_frame(f->pieces = 2);
     rejects_frame(f->pieces = UINT32_MAX);

@@ -187,6 +187,7 @@ int job_hostile(struct run *run, struct error *err)
     add_program(words, run, "tests/hostile/walrus-hostile");
     add_number(words, "--seed", run->seed);
     add_number(words, "--seconds", seconds);
+    add(words, "--shared");
     add(words, "--broker");
     add(words, "%s", run->soak->walrusd);
     add(words, "--walrus");
