@@ -8,6 +8,7 @@ A figure whose scenario is not in the results is left out, and named. Needs matp
 """
 import json
 import os
+import re
 import sys
 
 import matplotlib
@@ -28,7 +29,8 @@ SERIES = {
 
 def caption(figure, report, words):
     machine = report["machine"]
-    figure.text(0.01, 0.01, f"{words}\n{machine['kernel']}, {machine['cores']} cores, {machine['file_system']} on "
+    kernel = re.sub(r"(\d)-\S+", r"\1", machine["kernel"])  # what a builder adds to the version says nothing here
+    figure.text(0.01, 0.01, f"{words}\n{kernel}, {machine['cores']} cores, {machine['file_system']} on "
                 f"{machine['device']}, {report.get('finished', '')}", fontsize=7, color="#555555", va="bottom")
 
 
