@@ -10,7 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define PATIENCE_NS INT64_C(30000000000)
+#define PATIENCE_NS INT64_C(25000000000) /* less than a stream may idle: that must be nobody's rescue */
 
 int open_descriptors(void)
 {
