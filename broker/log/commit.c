@@ -380,7 +380,7 @@ static void write_done(struct io_op *op)
     if (op->result != (int64_t)op->length && c->error == 0)
         c->error = op->result < 0 ? op->result : -EIO;
     check_bug(c->op_left > 0);
-    if (--c->op_left == 0 && !log->abandoned)
+    if (--c->op_left == 0 && !log->abandoned && log->failed.code == 0)
         writes_reaped(log);
 }
 
@@ -493,8 +493,8 @@ static void flush_done(struct io_op *op)
 {
     struct log *log = op->owner;
     struct commit *c = &log->commit;
-    if (log->abandoned)
-        return;
+    if (log->abandoned || log->failed.code != 0)
+        return; /* the latter: a flush beside the log failed meanwhile, so a good one proves nothing */
     if (op->result < 0) {
         log_fail(log,
                  "flush of segment %llu failed: %s; nothing in flight is answered, the next start decides "
@@ -522,7 +522,7 @@ static void flush_done(struct io_op *op)
 static void header_done(struct io_op *op)
 {
     struct log *log = op->owner;
-    if (log->abandoned)
+    if (log->abandoned || log->failed.code != 0)
         return;
     if (op->result != (int64_t)op->length) {
         log_fail(log, "header of segment %llu (file %llu) cannot be written: %s",
