@@ -396,6 +396,78 @@ Test(commit, g10_enospc_at_a_flush_is_a_fail_stop_too)
     decided_once(3);
 }
 
+static unsigned made_for_groups(enum io_kind kind, size_t from)
+{
+    unsigned count = 0;
+    for (size_t i = from; i < life.op_count; i++)
+        count += life.ops[i].kind == kind && !life.ops[i].background;
+    return count;
+}
+
+/* A flush beside the log (a checkpoint's, of the folder) fails while the nth op of the kind for a group is in the
+ * device, where it then ends well. The device's cache is one: that proves nothing any more. */
+static void fails_beside(enum io_kind kind, unsigned nth, uint8_t level)
+{
+    bool durable = level == LEVEL_DURABLE;
+    io_fault_set(
+        life.io, IO_SYNC_DIRECTORY,
+        &(struct fault){.action = FAULT_FAIL_BEFORE, .error = EIO, .nth = 1, .only_background = true});
+    io_fault_hold(life.io, IO_SYNC_DIRECTORY, true);
+    life.ahead += 2 * SECOND; /* idle for long: a checkpoint */
+    life_until_held(&life, IO_SYNC_DIRECTORY, 1);
+    io_fault_hold(life.io, kind, true);
+    size_t from = life.op_count;
+    struct sent *sent = SEND(&life, .name = durable ? "t" : "w", .kind = WRITE_BATCH, .owner = &A,
+                             .entries = 3, .bytes = 100, .level = level, .topic_level = level);
+    for (unsigned i = 0; i < 1000 && made_for_groups(kind, from) < nth; i++) {
+        (void)io_fault_release(life.io, kind, UINT32_MAX); /* those before it */
+        life_turn(&life);
+    }
+    cr_assert_eq(made_for_groups(kind, from), nth);
+    cr_assert(!sent->done);
+    from = life.op_count;
+    io_fault_hold(life.io, IO_SYNC_DIRECTORY, false);
+    (void)io_fault_release(life.io, IO_SYNC_DIRECTORY, UINT32_MAX);
+    io_fault_hold(life.io, kind, false);
+    (void)io_fault_release(life.io, kind, UINT32_MAX); /* all end in one wait, the failure first */
+    for (unsigned i = 0; i < 1000 && life.io->inflight > 0; i++)
+        io_wait(life.io, 20 * MILLISECOND);
+    cr_assert_eq(life.io->inflight, 0u);
+    cr_assert_not_null(log_failed(life.log));
+    cr_assert(life_said(&life, "the flush of a checkpoint failed"), "%s", life.said);
+    cr_assert(!sent->done, "answered after a flush had failed");
+    cr_assert_eq(made_for_groups(IO_WRITE, from) + made_for_groups(IO_FLUSH, from), 0u,
+                 "it goes on after a flush has failed");
+    life_crash(&life);
+    life_start(&life);
+}
+
+Test(commit, g10_a_flush_that_failed_beside_the_write_of_a_group_is_a_fail_stop)
+{
+    life_put(&life, "t", 1, 100);
+    fails_beside(IO_WRITE, 1, LEVEL_WRITTEN);
+}
+
+Test(commit, g10_a_flush_that_failed_beside_the_flush_of_a_group_is_a_fail_stop)
+{
+    life_put(&life, "t", 1, 100);
+    fails_beside(IO_FLUSH, 1, LEVEL_DURABLE);
+}
+
+Test(commit, g10_a_flush_that_failed_beside_the_header_of_a_segment_is_a_fail_stop)
+{
+    life_put(&life, "t", 1, 100);
+    fail_ops(IO_WRITE, 1, -EIO); /* the group's: the header that rolls it back is the second one */
+    fails_beside(IO_WRITE, 2, LEVEL_DURABLE);
+}
+
+Test(commit, g10_a_flush_that_failed_beside_the_flush_of_a_header_is_a_fail_stop)
+{
+    life_put(&life, "t", 1, 100);
+    fail_ops(IO_WRITE, 1, -EIO);
+    fails_beside(IO_FLUSH, 1, LEVEL_DURABLE);
+}
+
 Test(commit, g10_no_flush_is_tried_again_after_one_failed)
 {
     fail_ops(IO_FLUSH, 1, -EIO);
