@@ -416,6 +416,34 @@ static int walk_all(struct check *c)
     return error;
 }
 
+/* As a start does it: a newest segment whose header is damaged is in nobody's chain. */
+static int look_behind_headers(struct check *c)
+{
+    for (size_t i = 0; i < c->list.count; i++) {
+        struct store_file *f = &c->list.files[i];
+        uint64_t lost;
+        if (f->valid)
+            continue;
+        int error = store_lost_group(c->io, f, c->buffer, c->report->segments > 0 ? c->next_group : 0, &lost);
+        if (error != 0)
+            return error_set(c->err, error, "store %s: cannot read file " SEGMENT_FILE ": %s", c->io->folder,
+                             (unsigned long long)f->file_number, strerror(-error));
+        if (lost == 0)
+            continue;
+        f->header.number = 0; /* not to be believed */
+        c->file = f;
+        char text[160];
+        snprintf(text, sizeof text,
+                 "the header of file " SEGMENT_FILE
+                 " is damaged, and group %llu, which was committed, lies behind it; restore the file from a "
+                 "backup",
+                 (unsigned long long)f->file_number, (unsigned long long)lost);
+        tell(c, FINDING_DAMAGE, 0, NULL, text);
+    }
+    c->file = NULL;
+    return 0;
+}
+
 int log_check(struct io *io, void (*found)(void *context, const struct finding *finding), void *context,
               struct check_report *report, struct error *err)
 {
@@ -441,6 +469,8 @@ int log_check(struct io *io, void (*found)(void *context, const struct finding *
         error = read_checkpoints(&c);
     if (error == 0)
         error = walk_all(&c);
+    if (error == 0)
+        error = look_behind_headers(&c);
     for (size_t i = 0; i < c.list.count; i++)
         if (c.list.files[i].file != NULL)
             (void)io_simple(io, IO_CLOSE, c.list.files[i].file, NULL, NULL);

@@ -443,6 +443,14 @@ int store_file_open(struct log *log, struct store_file *file, uint8_t *block, in
                     struct error *err) must_check;
 int store_header_read(struct io *io, struct store_file *file, const uint8_t store_id[16], uint8_t *block,
                       struct error *err) must_check;
+/* Looks behind a header that does not count: a torn write of a segment that never was, or the rotten one of a
+ * segment of the log? In the first, groups are copies and say that no more was durable than the chain has; in
+ * the second they were written one after the other's flush, and say that more was. Nothing of them can be
+ * verified without the salt; as evidence it is enough. `next_group`: the first one that the chain does not
+ * have; 0: there is no chain, so no group was ever written before a header was flushed, and any group is
+ * evidence. *lost: a group that was committed, or 0. The buffer has 512 KiB. */
+int store_lost_group(struct io *io, const struct store_file *file, uint8_t *buffer, uint64_t next_group,
+                     uint64_t *lost) must_check;
 struct store_file *store_find_file(const struct store_list *list, uint64_t file_number);
 /* Why a header does not count: NULL if it does. */
 const char *segment_header_fault(const struct segment_header *header, const uint8_t store_id[16],

@@ -402,49 +402,29 @@ static int walk_chain(struct walk *w)
     return 0;
 }
 
-/* A file whose header does not count may be one whose header write was torn: what lies behind it is copies of
- * groups, and they say that no more was durable than the chain has. Or it is a segment of the log whose
- * header has rotted: then its groups, which were written one after the other's flush, say that more was.
- * Nothing of them can be verified without the salt; as evidence it is enough. */
-static int lost_header(struct walk *w, const struct store_file *f, uint64_t at)
-{
-    for (unsigned steps = 0; steps < 64 && at < f->size; steps++) {
-        struct group_header g;
-        int64_t got = io_read_at(w->log->io, f->file, w->buffer, at, BLOCK_MIN);
-        w->loaded = NULL;
-        if (got < 0)
-            return error_set(w->err, (int)got,
-                             "store %s: cannot read file " SEGMENT_FILE ": %s; nothing was decided",
-                             w->log->io->folder, (unsigned long long)f->file_number, strerror((int)-got));
-        if (got < (int64_t)sizeof g)
-            return 0;
-        memcpy(&g, w->buffer, sizeof g);
-        if (g.magic != GROUP_MAGIC || g.offset != at || g.length == 0 || g.length > GROUP_MAX ||
-            g.length % BLOCK_MIN != 0)
-            return 0;
-        if (g.durable_upto >= w->next_group)
-            return error_set(
-                w->err, -EBADMSG,
-                "store %s: the header of file " SEGMENT_FILE
-                " is damaged, and group %llu, which was committed, lies behind it; run \"walrus check %s\"",
-                w->log->io->folder, (unsigned long long)f->file_number, (unsigned long long)g.durable_upto,
-                w->log->io->folder);
-        at += g.length;
-    }
-    return 0;
-}
-
+/* A file whose header does not count may be a segment whose header has rotted. */
 static int lost_headers(struct walk *w)
 {
-    int error = 0;
-    for (size_t i = 0; i < w->list->count && error == 0; i++) {
+    const char *folder = w->log->io->folder;
+    for (size_t i = 0; i < w->list->count; i++) {
         const struct store_file *f = &w->list->files[i];
+        uint64_t lost;
         if (f->closed || f->valid)
             continue;
-        for (uint64_t at = BLOCK_MIN; at <= BLOCK_MAX && error == 0; at *= 2)
-            error = lost_header(w, f, at);
+        w->loaded = NULL;
+        int error = store_lost_group(w->log->io, f, w->buffer, w->chain_count > 0 ? w->next_group : 0, &lost);
+        if (error != 0)
+            return error_set(w->err, error,
+                             "store %s: cannot read file " SEGMENT_FILE ": %s; nothing was decided", folder,
+                             (unsigned long long)f->file_number, strerror(-error));
+        if (lost != 0)
+            return error_set(w->err, -EBADMSG,
+                             "store %s: the header of file " SEGMENT_FILE
+                             " is damaged, and group %llu, which was committed, lies behind it; run \"walrus "
+                             "check %s\"",
+                             folder, (unsigned long long)f->file_number, (unsigned long long)lost, folder);
     }
-    return error;
+    return 0;
 }
 
 /* ---------------------------------------------------------------------------------- 6. to 8. the decision */

@@ -13,6 +13,7 @@
 
 #define CLAIM_FILE "walrus.claim"
 #define STORE_NEW  "walrus.store.new"
+#define LOST_BYTES (512u << 10)
 #define LOCK_POLL  (10 * INT64_C(1000000))
 
 /* --------------------------------------------------------------------------------------- blocking helpers */
@@ -398,6 +399,64 @@ int store_header_read(struct io *io, struct store_file *f, const uint8_t store_i
                          "store %s: file " SEGMENT_FILE ": %s; move it out of the folder, or restore it",
                          io->folder, (unsigned long long)f->file_number, fault);
     return 0;
+}
+
+static bool looks_like_group(const uint8_t *bytes, uint64_t at, struct group_header *g)
+{
+    memcpy(g, bytes, sizeof *g);
+    return g->magic == GROUP_MAGIC && g->offset == at && g->length != 0 && g->length <= GROUP_MAX &&
+           g->length % BLOCK_MIN == 0;
+}
+
+/* From one group to the next, until one says that `next_group` was durable. */
+static int lost_behind(struct io *io, const struct store_file *f, uint8_t *buffer, uint64_t at,
+                       uint64_t next_group, uint64_t *lost)
+{
+    for (unsigned steps = 0; steps < 64 && at < f->size; steps++) {
+        struct group_header g;
+        int64_t got = io_read_at(io, f->file, buffer, at, BLOCK_MIN);
+        if (got < 0)
+            return (int)got;
+        if (got < (int64_t)sizeof g || !looks_like_group(buffer, at, &g))
+            return 0;
+        if (g.durable_upto >= next_group) {
+            *lost = g.durable_upto;
+            return 0;
+        }
+        at += g.length;
+    }
+    return 0;
+}
+
+/* Any group where the first two may begin. */
+static int lost_anywhere(struct io *io, const struct store_file *f, uint8_t *buffer, uint64_t *lost)
+{
+    uint64_t end = min_u64(f->size, GROUP_MAX + 2 * BLOCK_MAX);
+    for (uint64_t at = BLOCK_MIN; at < end; at += LOST_BYTES) {
+        int64_t got = io_read_at(io, f->file, buffer, at, min_u64(LOST_BYTES, align_up(end - at, BLOCK_MIN)));
+        if (got < 0)
+            return (int)got;
+        for (uint64_t i = 0; i + sizeof(struct group_header) <= (uint64_t)got; i += BLOCK_MIN) {
+            struct group_header g;
+            if (looks_like_group(buffer + i, at + i, &g)) {
+                *lost = g.number;
+                return 0;
+            }
+        }
+    }
+    return 0;
+}
+
+int store_lost_group(struct io *io, const struct store_file *f, uint8_t *buffer, uint64_t next_group,
+                     uint64_t *lost)
+{
+    *lost = 0;
+    if (next_group == 0)
+        return lost_anywhere(io, f, buffer, lost);
+    int error = 0;
+    for (uint64_t at = BLOCK_MIN; at <= BLOCK_MAX && error == 0 && *lost == 0; at *= 2)
+        error = lost_behind(io, f, buffer, at, next_group, lost);
+    return error;
 }
 
 int store_file_open(struct log *log, struct store_file *f, uint8_t *block, int64_t give_up_at,

@@ -109,6 +109,30 @@ static void store(bool stop)
     cr_assert_geq(disk.segment_count, 2u);
 }
 
+Test(check, names_a_newest_segment_whose_header_is_damaged)
+{
+    store(false);
+    const char *name = disk_newest(&disk)->name;
+    file_zero(&life, name, 0, BLOCK_MIN);
+    const struct told *t = damage_told();
+    cr_assert_str_eq(t->file, name);
+    cr_assert_not_null(strstr(t->text, "header"), "%s", t->text);
+    cr_assert_not_null(strstr(t->text, "group"), "%s", t->text);
+}
+
+Test(check, names_the_only_segment_if_its_header_is_damaged)
+{
+    life_start(&life);
+    life_put(&life, "t", 1, 10);
+    life_quiet(&life);
+    life_crash(&life);
+    disk_scan(&life, &disk);
+    file_flip(&life, disk.segments[0].name, 60, 1);
+    const struct told *t = damage_told();
+    cr_assert_str_eq(t->file, disk.segments[0].name);
+    cr_assert_eq(t->segment, 0u, "a damaged header's number is not to be believed");
+}
+
 /* ----------------------------------------------------------------------------------------- sound stores */
 
 Test(check, a_sound_store_is_counted_and_nothing_is_found)

@@ -259,6 +259,49 @@ Test(tail, g13_case_r_a_rotten_header_is_refused_or_told_when_the_segment_is_rea
     cr_assert(refused == disk.segment_count || told > 0, "a rotten header was never told");
 }
 
+/* The chain is empty then, and no group is known by a sound header. */
+Test(tail, g13_case_r_a_store_whose_only_header_rotted_is_refused)
+{
+    life_start(&life);
+    life_put(&life, "t", 1, 10);
+    life_quiet(&life);
+    life_crash(&life);
+    disk_scan(&life, &disk);
+    cr_assert_eq(disk.group_count, 1u, "one batch, which nothing else proves");
+    file_zero(&life, disk.segments[0].name, 0, BLOCK_MIN);
+    life_refused(&life, -EBADMSG, disk.segments[0].name);
+}
+
+Test(tail, g13_case_r_a_store_whose_only_header_and_first_group_rotted_is_refused)
+{
+    crashed();
+    cr_assert_eq(disk.segment_count, 1u);
+    for (unsigned i = 0; i + 1 < disk.group_count; i++) {
+        struct life copy;
+        life_copy(&copy, &life);
+        file_zero(&copy, disk.segments[0].name, 0, BLOCK_MIN);
+        file_zero(&copy, disk.segments[0].name, disk.groups[i].header.offset, BLOCK_MIN);
+        life_refused(&copy, -EBADMSG, disk.segments[0].name);
+        life_remove(&copy);
+    }
+}
+
+/* The second group begins far behind. */
+Test(tail, g13_case_r_a_large_first_group_hides_nothing)
+{
+    life_start(&life);
+    life_put(&life, "t", 1, 3000000);
+    life_put(&life, "t", 1, 10);
+    life_quiet(&life);
+    life_crash(&life);
+    disk_scan(&life, &disk);
+    cr_assert_eq(disk.segment_count, 1u);
+    cr_assert_eq(disk.group_count, 2u);
+    file_zero(&life, disk.segments[0].name, 0, BLOCK_MIN);
+    file_zero(&life, disk.segments[0].name, disk.groups[0].header.offset, BLOCK_MIN);
+    life_refused(&life, -EBADMSG, disk.segments[0].name);
+}
+
 Test(tail, g13_a_rotten_header_in_the_middle_of_the_chain_is_refused_with_its_number)
 {
     crashed_with_segments();
