@@ -78,7 +78,7 @@ struct sink {
 static int sink_open(struct sink *sink, uint64_t slot_bytes, const struct raw_file *file)
 {
     sink->piece_bytes = align_up(max_u64(PIECE, slot_bytes), RAW_BLOCK);
-    sink->memory = aligned_alloc(RAW_BLOCK, PIECES * sink->piece_bytes);
+    sink->memory = device_memory(PIECES * sink->piece_bytes);
     if (sink->memory == NULL)
         return -ENOMEM;
     memset(sink->memory, 0, PIECES * sink->piece_bytes);

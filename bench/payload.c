@@ -1,5 +1,7 @@
 #include "payload.h"
 
+#include <sys/mman.h>
+
 int payload_pool_make(struct payload_pool *pool, uint64_t seed)
 {
     pool->seed = seed;
@@ -44,4 +46,13 @@ struct payload_name payload_name_of(const void *entry)
         .index = stamp[1],
     };
     return name;
+}
+
+void *device_memory(uint64_t bytes)
+{
+    bytes = align_up(max_u64(bytes, 1), LARGE_PAGE);
+    void *memory = aligned_alloc(LARGE_PAGE, bytes);
+    if (memory != NULL)
+        (void)madvise(memory, bytes, MADV_HUGEPAGE);
+    return memory;
 }

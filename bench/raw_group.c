@@ -175,7 +175,7 @@ static int writer_main(struct group_run *run)
                  RAW_BLOCK);
     uint32_t seen[RAW_GROUP_CLIENTS] = {0}, told[RAW_GROUP_CLIENTS] = {0};
     uint64_t offset = 0;
-    uint8_t *buffer = aligned_alloc(RAW_BLOCK, most);
+    uint8_t *buffer = device_memory(most);
     int fd = open(request->file->path, O_RDWR | O_CLOEXEC | O_DIRECT | (flush ? 0 : O_DSYNC));
     if (buffer == NULL || fd < 0 || phases_ready(&shared->phases) < 0)
         return 1;

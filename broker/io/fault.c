@@ -233,6 +233,11 @@ static void faulty_signal_cancel(struct io *io, struct io_signal *signal)
     io_signal_cancel(faulty_of(io)->inner, signal);
 }
 
+static void faulty_prepare_memory(struct io *io, void *memory, size_t bytes)
+{
+    io_prepare_memory(faulty_of(io)->inner, memory, bytes);
+}
+
 static void faulty_destroy(struct io *io)
 {
     struct faulty *faulty = faulty_of(io);
@@ -258,6 +263,7 @@ static const struct io_functions faulty_functions = {
     .destroy = faulty_destroy,
     .signal_send = faulty_signal_send,
     .signal_cancel = faulty_signal_cancel,
+    .prepare_memory = faulty_prepare_memory,
     .ready = faulty_ready,
 };
 

@@ -115,6 +115,9 @@ struct io_functions {
     void (*signal_cancel)(struct io *io, struct io_signal *signal);
     /* True: a wait would find something ended, now. No system call. NULL: not known without one. */
     bool (*ready)(const struct io *io);
+    /* This memory is going to be written from and read into, in large pieces: see io_prepare_memory. NULL:
+     * nothing to prepare. */
+    void (*prepare_memory)(struct io *io, void *memory, size_t bytes);
 };
 
 struct io {
@@ -193,6 +196,16 @@ void io_signal_send(struct io *io, struct io_signal *signal);
 /* Begins to take back a parked signal (the connection is gone); `parked` becomes false within later io_wait
  * calls. */
 void io_signal_cancel(struct io *io, struct io_signal *signal);
+
+/* Large pages: a direct write of 4 KiB pages has a descriptor for each of them on its way to the device. p50 of
+ * write and flush, a virtio disk, us: 72 KiB 185 and 175, 1.1 MiB 607 and 454, 2.8 MiB 1,352 and 1,047. Where
+ * the kernel gives none nothing changes. The memory is aligned to IO_LARGE_PAGE and still the caller's. */
+#define IO_LARGE_PAGE (UINT32_C(2) << 20)
+static inline void io_prepare_memory(struct io *io, void *memory, size_t bytes)
+{
+    if (io->functions->prepare_memory != NULL)
+        io->functions->prepare_memory(io, memory, bytes);
+}
 
 /* Whether something has surely ended, so that it pays to leave longer work for io_wait. */
 static inline bool io_ready(const struct io *io)

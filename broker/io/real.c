@@ -7,6 +7,7 @@
 #include "../../shared/message.h"
 
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -216,6 +217,12 @@ void real_release(struct real *real)
     signaller_stop(&real->signaller);
     close(real->event_fd);
     folder_close(&real->folder);
+}
+
+void real_prepare_memory(struct io *io, void *memory, size_t bytes)
+{
+    (void)io;
+    (void)madvise(memory, bytes, MADV_HUGEPAGE); /* refused: small pages do as well */
 }
 
 /* One try with one back end. */

@@ -35,6 +35,7 @@ int64_t real_limit_sleep(const struct real *real, int64_t ns);
 void real_submit_file_work(struct real *real, struct io_op *op);
 /* Ends the helper thread, closes every file, frees what real_create made, but not `real` itself. */
 void real_release(struct real *real);
+void real_prepare_memory(struct io *io, void *memory, size_t bytes);
 
 /* The functions of the seam that are the same for all three. */
 int64_t real_now(struct io *io);

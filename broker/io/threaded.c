@@ -105,6 +105,7 @@ static const struct io_functions threaded_functions = {
     .destroy = threaded_destroy,
     .signal_send = signaller_send,
     .signal_cancel = signaller_cancel,
+    .prepare_memory = real_prepare_memory,
 };
 
 size_t threaded_size(void)

@@ -21,6 +21,10 @@
  *   nothing to do but wait for it; as long as flushes have been quick of late. On a device whose flushes are
  *   slow they go through the ring, where one that hangs keeps nobody from being answered.
  *
+ * Large writes. More than two entries in one call are held back by the kernel (a plug) and merged into one
+ * request, which the device works off slower than its pieces side by side: write and fdatasync of 2.8 MiB in
+ * pieces of 512 KiB, in large pages, p50 of 300: 1,003 us together, 879 by twos; of 4 MiB 1,446 and 1,226.
+ *
  * Failure modes: the kernel takes no more at the moment (-EAGAIN, -EBUSY): what is left stays listed and goes
  * with the next kick or wait. A signal handler ran: wait returns early. Neither is ever an op's result. A
  * write or read that comes back with -EINTR did nothing and is submitted again; a flush is not, its answer is
@@ -48,6 +52,8 @@
 #define MAX_OPS            1024u
 #define POLLS              2u
 #define QUICK_FLUSH_NS     INT64_C(500000)
+#define LARGE_PIECE        (256u << 10)
+#define NOT_MERGED         2u /* entries that the kernel takes in one call without holding them back */
 _Static_assert(MAX_OPS + POLLS < COMPLETION_ENTRIES, "completions must not overflow");
 
 /* What a completion is for: the low bits of its user data, under a pointer or alone. */
@@ -132,6 +138,8 @@ static void fill(struct uring *uring)
         struct io_op *op = op_queue_pop(&uring->waiting);
         prepare_op(sqe, op, op->kind == IO_FLUSH ? now_of(uring) : 0);
         uring->ops++;
+        if (op->length >= LARGE_PIECE && io_uring_sq_ready(&uring->ring) >= NOT_MERGED)
+            enter(uring);
     }
 }
 
@@ -334,6 +342,7 @@ static const struct io_functions uring_functions = {
     .destroy = uring_destroy,
     .signal_send = signaller_send,
     .signal_cancel = signaller_cancel,
+    .prepare_memory = real_prepare_memory,
     .ready = uring_ready,
 };
 

@@ -160,7 +160,9 @@ static int buffers_make(struct log *log, struct error *err)
     bool ok = true;
     for (uint32_t i = 0; i < log->group_count; i++) {
         struct group *g = &log->groups[i];
-        g->data = log_aligned(GROUP_MAX);
+        g->data = aligned_alloc(IO_LARGE_PAGE, GROUP_MAX);
+        if (g->data != NULL)
+            io_prepare_memory(log->io, g->data, GROUP_MAX);
         g->notes = malloc(NOTES_MAX * sizeof *g->notes);
         ok = ok && g->data != NULL && g->notes != NULL;
         g->used = sizeof(struct group_header);
