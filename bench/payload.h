@@ -68,8 +68,8 @@ static inline void payload_fill(const struct payload_pool *pool, uint64_t word, 
  * before you believe it. */
 struct payload_name payload_name_of(const void *entry);
 
-/* What writes to the device without Walrus gets the memory that the broker's groups have: aligned, in large pages
- * if the kernel gives them. To be freed. */
+/* What writes to the device without Walrus gets the memory that the broker's groups have: aligned, in large
+ * pages if the kernel gives them. To be freed. */
 #define LARGE_PAGE (UINT64_C(2) << 20)
 void *device_memory(uint64_t bytes) must_check;
 

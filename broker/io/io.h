@@ -197,9 +197,10 @@ void io_signal_send(struct io *io, struct io_signal *signal);
  * calls. */
 void io_signal_cancel(struct io *io, struct io_signal *signal);
 
-/* Large pages: a direct write of 4 KiB pages has a descriptor for each of them on its way to the device. p50 of
- * write and flush, a virtio disk, us: 72 KiB 185 and 175, 1.1 MiB 607 and 454, 2.8 MiB 1,352 and 1,047. Where
- * the kernel gives none nothing changes. The memory is aligned to IO_LARGE_PAGE and still the caller's. */
+/* Large pages: a direct write of 4 KiB pages has a descriptor for each of them on its way to the device. p50
+ * of write and flush, a virtio disk, us: 72 KiB 185 and 175, 1.1 MiB 607 and 454, 2.8 MiB 1,352 and 1,047.
+ * Where the kernel gives none nothing changes. The memory is aligned to IO_LARGE_PAGE and still the
+ * caller's. */
 #define IO_LARGE_PAGE (UINT32_C(2) << 20)
 static inline void io_prepare_memory(struct io *io, void *memory, size_t bytes)
 {

@@ -404,8 +404,8 @@ static unsigned made_for_groups(enum io_kind kind, size_t from)
     return count;
 }
 
-/* A flush beside the log (a checkpoint's, of the folder) fails while the nth op of the kind for a group is in the
- * device, where it then ends well. The device's cache is one: that proves nothing any more. */
+/* A flush beside the log (a checkpoint's, of the folder) fails while the nth op of the kind for a group is in
+ * the device, where it then ends well. The device's cache is one: that proves nothing any more. */
 static void fails_beside(enum io_kind kind, unsigned nth, uint8_t level)
 {
     bool durable = level == LEVEL_DURABLE;
