@@ -7,8 +7,9 @@
  *
  * Happy path
  *   1. A group of c writes is durable, n more have gathered meanwhile: n + c are expected.
- *   2. As long as fewer have gathered the group waits, but at most half of what a group lately took in the
- *      device, counted from the answers. The (n + c)th ends the wait at once.
+ *   2. As long as fewer have gathered the group waits, but no longer than a group lately took in the device,
+ *      counted from the answers: that is what whoever comes too late would lose. The (n + c)th ends the wait
+ *      at once.
  *   3. A wait that brought less than three quarters of what was expected was in vain: the next 1, 2, 4, ...
  *      1,024 waits are left out. One that was not makes this short again.
  *
@@ -27,7 +28,7 @@ void delay_answered(struct log *log, uint32_t answered, int64_t now)
 {
     struct delay *delay = &log->delay;
     delay->expected = answered + log->gather->count;
-    delay->until = now + (log->group_ns / 2 < DELAY_MOST_NS ? log->group_ns / 2 : DELAY_MOST_NS);
+    delay->until = now + (log->group_ns < DELAY_MOST_NS ? log->group_ns : DELAY_MOST_NS);
     delay->waiting = false;
 }
 

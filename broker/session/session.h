@@ -360,6 +360,7 @@ struct server {
     int64_t spin_checked_ns; /* load looked at */
     bool crowded;            /* this thread had to wait for a core of late */
     int64_t waited_ns;       /* how long in all, when looked at last */
+    int64_t yielded_ns;      /* what this thread has given away itself since then */
     int schedstat_fd;
     int cores;
     struct placement placement;

@@ -55,8 +55,9 @@ static bool waited_for_a_core(struct server *server, int64_t period)
     text[n] = '\0';
     const char *at = strchr(text, ' ');
     int64_t waited = at != NULL ? strtoll(at, NULL, 10) : 0;
-    int64_t lately = waited - server->waited_ns;
+    int64_t lately = waited - server->waited_ns - server->yielded_ns;
     server->waited_ns = waited;
+    server->yielded_ns = 0;
     return lately > period / WAITED_PART;
 }
 
@@ -101,8 +102,10 @@ void spin_learn(struct server *server, bool drained)
  * this thread would be woken by each of them. */
 static bool yield_until_work(struct server *server, int64_t now, int64_t until)
 {
+    int64_t begun = now;
     for (; now < until && !drain_anything(server); now = io_now(server->io))
         sched_yield();
+    server->yielded_ns += now - begun; /* waiting for a core meanwhile was our own wish */
     return true;
 }
 

@@ -7,6 +7,7 @@
 
 static struct life life;
 static int64_t time_now;
+static int64_t in_device = IN_DEVICE;
 static const int owners[8];
 
 static int64_t standing(struct io *io)
@@ -30,11 +31,11 @@ static uint64_t writes(void)
     return io_fault_count(life.io, IO_WRITE);
 }
 
-/* The group in the device ends, a millisecond after it began. */
+/* The group in the device ends. */
 static void group_ends(struct sent *of)
 {
     life_until_held(&life, IO_FLUSH, 1);
-    time_now += IN_DEVICE;
+    time_now += in_device;
     io_fault_release(life.io, IO_FLUSH, 1);
     for (unsigned i = 0; i < 1000 && !of->done; i++)
         life_turn(&life);
@@ -102,6 +103,17 @@ Test(delay, a_gathered_group_waits_for_the_one_who_was_just_answered_and_no_long
     group_ends(third);
     cr_assert(gathered[0]->done && gathered[1]->done);
     cr_assert_eq(life_stats(&life).groups, groups + 1);
+}
+
+Test(delay, a_wait_is_no_longer_than_a_group_takes)
+{
+    struct sent *gathered[2];
+    in_device = 40 * INT64_C(1000);
+    for (unsigned i = 0; i < 100; i++)
+        group_ends(append(0, 10));
+    one_of_three_is_answered(gathered, 10);
+    int64_t left = log_delayed_until(life.log) - time_now;
+    cr_assert(left >= in_device - 1000 && left <= in_device + 1000, "%lld", (long long)left);
 }
 
 Test(delay, a_wait_ends_with_its_time)
