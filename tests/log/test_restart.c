@@ -83,12 +83,11 @@ Test(restart, g6_a_first_start_may_end_at_any_op)
 
 /* ----------------------------------------------------------------------------------------------- errors */
 
-/* The n-th op of the kind fails, n = 1, 2, ...: refused, or served with everything; the next start is
- * well. */
-static void fails_everywhere(enum io_kind kind, int error, unsigned least)
+/* The n-th op of the kind fails when this store is started, n = 1, 2, ...: refused, or served with
+ * everything; the next start is well. */
+static void start_fails_everywhere(enum io_kind kind, int error, unsigned least)
 {
     unsigned refused = 0;
-    crashed();
     for (unsigned n = 0; n < 60; n++) {
         struct life copy;
         life_copy(&copy, &life);
@@ -111,6 +110,21 @@ static void fails_everywhere(enum io_kind kind, int error, unsigned least)
             break;
     }
     cr_assert_geq(refused, least, "%u refused", refused);
+}
+
+static void fails_everywhere(enum io_kind kind, int error, unsigned least)
+{
+    crashed();
+    start_fails_everywhere(kind, error, least);
+}
+
+/* Its files are searched for groups before it counts as empty. */
+Test(restart, g14_a_failed_read_of_a_store_without_a_header_refuses_the_start_and_the_next_one_works)
+{
+    life_start(&life);
+    life_crash(&life);
+    file_zero(&life, "00000001.segment", 0, BLOCK_MIN);
+    start_fails_everywhere(IO_READ, -EIO, 4);
 }
 
 Test(restart, g14_a_failed_read_refuses_the_start_and_the_next_one_works)
