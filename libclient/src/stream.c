@@ -219,6 +219,15 @@ static bool record_fits(const struct walrus_batch *batch)
            batch->record_count < MAX_BATCH_ENTRIES;
 }
 
+/* An entry of which a part is in a chunk already cannot be taken back, nor can the stream go on without its
+ * rest: it will never be committed. */
+static int cut_in_an_entry(struct walrus_batch *batch, int code)
+{
+    if (batch->failed == 0 && batch->handle->lost == 0)
+        batch->failed = code;
+    return code;
+}
+
 int walrus__stream_put(struct walrus_batch *batch, const void *data, uint64_t length, uint8_t type)
 {
     const uint8_t *from = data;
@@ -228,7 +237,7 @@ int walrus__stream_put(struct walrus_batch *batch, const void *data, uint64_t le
             return stream_failed(batch);
         int code;
         if (batch->extent == NO_EXTENT && (code = open_chunk(batch)) < 0)
-            return code;
+            return left < length ? cut_in_an_entry(batch, code) : code;
         uint32_t room = chunk_room(batch);
         if (left <= room && record_fits(batch)) {
             walrus__put_record(batch, from, (uint32_t)left, type, 0);
@@ -241,7 +250,7 @@ int walrus__stream_put(struct walrus_batch *batch, const void *data, uint64_t le
         uint32_t piece = room & ~(LAYOUT_PAGE - 1);
         if (batch->record_count > 0 && (fits_alone || room < LAYOUT_PAGE)) {
             if ((code = send_chunk(batch)) < 0)
-                return code;
+                return left < length ? cut_in_an_entry(batch, code) : code;
             continue;
         }
         check_bug(piece > 0 && piece < left);
@@ -249,7 +258,7 @@ int walrus__stream_put(struct walrus_batch *batch, const void *data, uint64_t le
         from += piece;
         left -= piece;
         if ((code = send_chunk(batch)) < 0)
-            return code;
+            return cut_in_an_entry(batch, code);
     }
 }
 
@@ -303,7 +312,8 @@ int walrus__stream_put_part(struct walrus_batch *batch, const void *data, uint64
             break;
     }
     batch->part_open = was_open;
-    return code;
+    bool taken = left < length || (begins && batch->part_here);
+    return code < 0 && taken ? cut_in_an_entry(batch, code) : code;
 }
 
 int walrus__stream_start(struct walrus_batch *batch)

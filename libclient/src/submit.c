@@ -123,7 +123,8 @@ static int credit_for(struct walrus_batch *batch, uint32_t need)
 {
     struct walrus *handle = batch->handle;
     bool enough = handle->in_flight < handle->queue_entries - 1;
-    if (enough && batch->entries > 0 && walrus__credit(handle) < need) {
+    bool writes = batch->entries > 0 || batch->failed < 0; /* what was sent of it has to be taken back */
+    if (enough && writes && walrus__credit(handle) < need) {
         walrus__pump(handle);
         if (batch->streaming && batch->chunk > 0)
             return walrus__wait_credit(handle) < 0 ? walrus__fail_lost(handle) : 0;
@@ -157,7 +158,7 @@ static int submit(struct walrus_batch *batch, const struct walrus_submit_options
     int code = credit_for(batch, need);
     if (code < 0)
         return code;
-    if (batch->entries == 0)
+    if (batch->entries == 0 && batch->failed == 0)
         return submit_empty(batch, options->user_data);
     code = walrus__batch_send(batch, &sending);
     if (code == 0)

@@ -15,6 +15,7 @@
 #define HEAP_BYTES  (16u << 20)
 #define LARGE_BYTES (64u << 10) /* from here on a block of its own, whose content is not saved */
 #define LARGE_MOST  32
+#define LARGE_ALIGN (2u << 20) /* the most that anybody asks for */
 #define MOST_BYTES  (32u << 20)
 
 static uint8_t *heap;
@@ -53,9 +54,11 @@ static void guard_large(const struct large *large)
 
 static void *large_take(struct large *large, size_t bytes)
 {
-    if (large->at == NULL)
-        *large = (struct large){.at = aligned_alloc(65536, align_up(bytes, 65536)), .bytes = bytes};
-    check_bug(large->at != NULL);
+    if (large->at == NULL) {
+        *large = (struct large){.bytes = bytes};
+        int error = posix_memalign(&large->at, LARGE_ALIGN, align_up(bytes, 65536));
+        check_bug(error == 0);
+    }
     large->used = true;
     guard_large(large);
     return large->at;
@@ -139,7 +142,7 @@ void *kernel_calloc(size_t count, size_t bytes)
 
 void *kernel_aligned_alloc(size_t alignment, size_t bytes)
 {
-    check_bug(bytes >= LARGE_BYTES && alignment <= 65536);
+    check_bug(bytes >= LARGE_BYTES && alignment <= LARGE_ALIGN);
     return large_block(bytes);
 }
 
