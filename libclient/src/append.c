@@ -132,12 +132,14 @@ static bool chunks_answered(const struct walrus *handle, const void *context)
     return ((const struct walrus_batch *)context)->chunks_in_flight == 0;
 }
 
-/* The number must wait for those that follow a refused one (numbers.c). */
+/* The number must wait for those that follow a refused one (numbers.c); a chunk may fail meanwhile. */
 static int send_in_order(const struct write_call *call, struct walrus_batch *batch,
                          const struct sending *sending)
 {
     struct walrus *handle = call->handle;
     for (;;) {
+        if (batch->failed < 0)
+            return batch->failed;
         int code = walrus__batch_send(batch, sending);
         if (code != -EAGAIN || handle->reason != REASON_ORDER)
             return code;
@@ -189,8 +191,6 @@ static int finish(const struct write_call *call, struct walrus_batch *batch, str
     int code = walrus__wait_credits(handle, need, call->deadline);
     if (code < 0)
         return code == -ETIME ? walrus__too_late(handle) : walrus__fail_lost(handle);
-    if (batch->streaming && batch->failed < 0)
-        return batch->failed;
     struct walrus_batch *stream = batch->streaming ? batch : NULL;
     code = send_in_order(call, batch, &sending);
     if (code < 0)
