@@ -213,6 +213,21 @@ Test(checkpoint_rules, g16_a_checkpoint_that_names_more_segments_than_it_holds_d
     }
 }
 
+Test(checkpoint_rules, g16_a_checkpoint_that_is_shorter_than_its_header_does_not_count)
+{
+    (void)the_checkpoint();
+    const uint64_t lengths[] = {0, 10, sizeof(struct checkpoint_header) - 1};
+    for (size_t i = 0; i < array_count(lengths); i++) {
+        struct life copy;
+        life_copy(&copy, &life);
+        file_cut(&copy, checkpoint_name, lengths[i]);
+        life_start(&copy);
+        cr_assert(life_said(&copy, "does not count: it is too short"), "%s", copy.said);
+        life_verify(&copy);
+        life_remove(&copy);
+    }
+}
+
 Test(checkpoint_rules, g16_a_checkpoint_with_two_topics_of_one_name_is_refused)
 {
     struct checkpoint_header *header = the_checkpoint();

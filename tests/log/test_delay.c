@@ -1,5 +1,6 @@
 /* The moment that a gathered group waits for those that were just answered, in a time that stands still until
  * the test moves it. */
+#include "../../broker/log/internal.h"
 #include "life.h"
 
 #define IN_DEVICE  (1000 * INT64_C(1000)) /* of each group here: a millisecond */
@@ -159,6 +160,34 @@ Test(delay, waits_in_vain_are_left_out_more_and_more_often_until_one_is_not)
         cr_assert_neq(log_delayed_until(life.log), 0, "it pays now: each time");
         group_ends(append(0, 10));
     }
+}
+
+/* Some thousand rounds of groups on a real folder would show the same: */
+Test(delay, a_wait_is_tried_again_after_1024_left_out_however_long_they_were_in_vain)
+{
+    cr_assert(round_in_vain());
+    for (unsigned last = 1; last < 1024; last = life.log->delay.skip_next) {
+        cr_assert_eq(life.log->delay.skip_next, last);
+        life.log->delay.skip = 0;
+        cr_assert(round_in_vain());
+        cr_assert_eq(life.log->delay.skip_next, 2 * last);
+    }
+    life.log->delay.skip = 0;
+    cr_assert(round_in_vain());
+    cr_assert_eq(life.log->delay.skip_next, 1024u);
+    cr_assert_eq(life.log->delay.skip, 1024u);
+    cr_assert(!round_in_vain());
+}
+
+Test(delay, a_checkpoint_to_be_tried_again_is_not_put_off)
+{
+    struct sent *gathered[2];
+    one_of_three_is_answered(gathered, 10);
+    life.log->checkpoint.wanted = true;
+    life.log->checkpoint.retry_at = time_now + DELAY_MOST / 2;
+    cr_assert_eq(log_turn(life.log), time_now + DELAY_MOST / 2);
+    cr_assert_eq(log_delayed_until(life.log), time_now + DELAY_MOST);
+    group_ends(append(0, 10));
 }
 
 Test(delay, a_lone_producer_never_waits)

@@ -22,6 +22,23 @@ Test(numbers, g5_a_number_is_admitted_only_after_the_one_before_it)
     let_go(p);
 }
 
+Test(numbers, g5_one_producer_numbers_each_of_many_topics_for_itself)
+{
+    struct producer *p = named("p");
+    char name[16];
+    for (unsigned i = 0; i < 30; i++) {
+        snprintf(name, sizeof name, "t%u", i);
+        for (uint64_t number = 1; number <= 1 + i % 2; number++)
+            commit_one(p, name, number);
+    }
+    for (unsigned i = 0; i < 100; i++) { /* topics without a number share a place with some that have one */
+        snprintf(name, sizeof name, "t%u", i);
+        cr_assert_eq(last_of(p, name), i < 30 ? 1 + i % 2 : 0, "%s", name);
+    }
+    life_verify(&life);
+    let_go(p);
+}
+
 Test(numbers, g5_several_numbers_in_flight_share_a_group_and_none_comes_twice)
 {
     struct producer *p = named("p");

@@ -278,6 +278,11 @@ Test(pool, g9_no_room_for_the_flush_of_a_prepared_file_is_no_fail_stop)
     preparing_fails_at(IO_FLUSH, ENOSPC);
 }
 
+Test(pool, g9_a_quota_that_is_used_up_at_the_flush_of_a_prepared_file_is_no_fail_stop)
+{
+    preparing_fails_at(IO_FLUSH, EDQUOT);
+}
+
 Test(pool, g9_a_failed_rename_is_undone_and_tried_again)
 {
     preparing_fails_at(IO_RENAME, EIO);

@@ -422,6 +422,33 @@ Test(reading, errors_while_a_sidecar_is_written_or_read_are_harmless)
     life_verify(&life);
 }
 
+/* From the n-th on no file can be opened: a segment, then its sidecar. */
+static void cannot_open(uint64_t nth)
+{
+    many_segments();
+    life_stop(&life);
+    life_start(&life);
+    io_fault_set(
+        life.io, IO_OPEN,
+        &(struct fault){.action = FAULT_FAIL_BEFORE, .error = EMFILE, .nth = nth, .from_then_on = true});
+    struct reading r = {.name = "old", .from = 1};
+    life_read(&life, &r);
+    cr_assert_eq(r.read.result, -EMFILE, "%d", r.read.result);
+    reading_free(&r);
+    io_fault_clear(life.io, IO_OPEN);
+    life_verify(&life);
+}
+
+Test(reading, a_segment_that_cannot_be_opened_is_told_and_the_next_read_works)
+{
+    cannot_open(1);
+}
+
+Test(reading, a_sidecar_that_cannot_be_opened_is_told_and_the_next_read_works)
+{
+    cannot_open(2);
+}
+
 Test(reading, a_failed_read_is_told_and_the_next_one_works)
 {
     many_segments();

@@ -216,6 +216,10 @@ Test(streams, an_entry_may_lie_in_many_chunks_and_segments)
     life_crash(&life);
     life_start(&life);
     life_verify(&life);
+    life_stop(&life);
+    life_start(&life); /* from a checkpoint: the indexes of closed segments are brought in one by one */
+    cr_assert_gt(life_stats(&life).segments, 2u);
+    life_verify(&life);
 }
 
 static struct sent *one_chunk(struct stream *stream, struct request r)
