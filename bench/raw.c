@@ -130,6 +130,8 @@ struct raw {
     uint64_t group;   /* depth payloads */
     uint64_t offset, stamp;
     uint64_t payloads;
+    struct payload_pool pool; /* fresh bytes come from here */
+    int64_t writing_ns;       /* what the clock of the writes saw, in all */
     int64_t begun[MOST_DEPTH];
     struct histogram latency;
 };
@@ -190,6 +192,8 @@ static int uring_group(struct raw *raw, uint64_t at)
 static int write_group(struct raw *raw)
 {
     uint64_t at = take_space(raw, raw->group);
+    if (raw->request->fresh)
+        payload_fill_long(&raw->pool, raw->buffer, raw->group, raw->stamp * 8 % PAYLOAD_POOL);
     stamp_blocks(raw->buffer, raw->group, &raw->stamp);
     int64_t from = now_ns();
     int result;
@@ -200,7 +204,9 @@ static int write_group(struct raw *raw)
         if (result == 0 && raw->method != RAW_DSYNC && fdatasync(raw->fd) < 0)
             result = -errno;
     }
-    histogram_add(&raw->latency, now_ns() - from, raw->request->depth);
+    int64_t took = now_ns() - from;
+    raw->writing_ns += took;
+    histogram_add(&raw->latency, took, raw->request->depth);
     raw->payloads += raw->request->depth;
     return result;
 }
@@ -247,6 +253,8 @@ static int raw_open(struct raw *raw, struct error *err)
 {
     static const int flags[RAW_METHODS] = {O_DIRECT | O_DSYNC, O_DIRECT, O_DIRECT, 0, O_DIRECT | O_DSYNC};
     const struct raw_request *request = raw->request;
+    if (request->fresh && raw->method == RAW_DSYNC_PARALLEL)
+        return error_set(err, -EOPNOTSUPP, "fresh bytes and writes in parallel");
     raw->rounded = align_up(request->payload, RAW_BLOCK);
     raw->group = raw->rounded * request->depth;
     if (raw->group > request->file->bytes || request->depth > MOST_DEPTH)
@@ -269,6 +277,8 @@ static int raw_open(struct raw *raw, struct error *err)
     }
     raw->stamp = (uint64_t)now_ns();
     histogram_clear(&raw->latency);
+    if (request->fresh && payload_pool_make(&raw->pool, raw->stamp) < 0)
+        return error_set(err, -ENOMEM, "out of memory for raw writes");
     return 0;
 }
 
@@ -294,7 +304,7 @@ int raw_run(const struct raw_request *request, enum raw_method method, struct ra
         while (code == 0 && now_ns() < until && raw->payloads < most &&
                (request->interrupted == NULL || *request->interrupted == 0))
             code = write_group(raw);
-    double seconds = (double)(now_ns() - from) / 1e9;
+    double seconds = (double)(request->fresh ? raw->writing_ns : now_ns() - from) / 1e9;
     if (code < 0) {
         error_set(err, code, "raw writes (%s): %s", raw_method_names[method], strerror(-code));
         goto out;
@@ -309,6 +319,7 @@ out:
         io_uring_queue_exit(&raw->ring);
     if (raw->fd >= 0)
         close(raw->fd);
+    payload_pool_release(&raw->pool);
     free(raw->buffer);
     free(raw);
     return code;

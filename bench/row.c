@@ -236,6 +236,8 @@ struct yard {
         device_bytes[ROUNDS_MOST]; /* YARDSTICK_CEILING: bytes/s of the loop that also writes to the device */
     double device_ratios[ROUNDS_MOST];
     uint32_t device_count;
+    struct raw_numbers fresh[ROUNDS_MOST]; /* raw, but of bytes that were just made */
+    uint32_t fresh_count;
 };
 
 static struct raw_request device_request(const struct yard *yard)
@@ -277,6 +279,18 @@ static int run_device(struct yard *yard, struct raw_numbers *result, struct erro
             *result = one;
     }
     return 0;
+}
+
+/* The same, of bytes that were just made, by the best method that can do it. */
+static int run_fresh(struct yard *yard, struct error *err)
+{
+    struct raw_request request = device_request(yard);
+    request.fresh = true;
+    int code = -EOPNOTSUPP;
+    for (int i = 0; i < yard->method_count && code == -EOPNOTSUPP; i++)
+        code = raw_run(&request, yard->methods[i], &yard->fresh[yard->fresh_count], err);
+    yard->fresh_count += code == 0;
+    return code;
 }
 
 static int run_group_writer(struct yard *yard, struct raw_numbers *result, struct error *err)
@@ -335,7 +349,8 @@ static int run_yardstick(struct yard *yard, struct raw_numbers *result, struct e
         return run_sustained(yard, result, err);
     if (yard->row->yardstick == YARDSTICK_GROUP_WRITER)
         return run_group_writer(yard, result, err);
-    return run_device(yard, result, err);
+    int code = run_device(yard, result, err);
+    return code == 0 && !yard->row->brief ? run_fresh(yard, err) : code;
 }
 
 /* ------------------------------------------------------------------------------------------------ rounds */
@@ -454,6 +469,24 @@ static void note_device_loop(struct yard *yard)
               row_median(yard->device_bytes, yard->device_count) / (double)row->load.size);
 }
 
+/* What of the distance to raw is the device's, since ours are bytes that were just made. */
+static void note_fresh(struct yard *yard)
+{
+    struct row *row = yard->row;
+    double p50[ROUNDS_MOST], bytes[ROUNDS_MOST], rates[ROUNDS_MOST];
+    if (yard->fresh_count == 0 || yard->fresh_count != row->rounds)
+        return;
+    for (uint32_t i = 0; i < yard->fresh_count; i++) {
+        const struct raw_numbers *fresh = &yard->fresh[i];
+        rates[i] = fresh->bytes_per_s / 1e6;
+        p50[i] = fresh->latency.p50 > 0 ? row->rounds_walrus[i].latency.p50 / fresh->latency.p50 : 0;
+        bytes[i] = fresh->bytes_per_s > 0 ? row->rounds_walrus[i].bytes_per_s / fresh->bytes_per_s : 0;
+    }
+    row_extra(row, "raw_of_fresh_bytes_mb_per_s", row_median(rates, yard->fresh_count));
+    row_extra(row, "ratio_p50_to_fresh", row_median(p50, yard->fresh_count));
+    row_extra(row, "ratio_bytes_to_fresh", row_median(bytes, yard->fresh_count));
+}
+
 /* ------------------------------------------------------------------------------------------------ rows */
 
 static int prepare_raw_file(struct yard *yard, struct error *err)
@@ -497,6 +530,7 @@ static int end_row(struct yard *yard, struct error *err)
     struct row *row = yard->row;
     row_medians(row);
     note_device_loop(yard);
+    note_fresh(yard);
     int code = row->sustained ? 0 : count_calls(yard, err);
     if (code < 0)
         return code;

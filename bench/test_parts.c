@@ -1,5 +1,6 @@
 /* test_parts.c: the parts of walrus-bench that can be wrong without anybody seeing it in the figures. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
 
 #include <unistd.h>
 
@@ -241,6 +242,44 @@ Test(raw, every_method_writes_what_it_says_and_sees_every_sample, .init = make_f
     cr_assert(works >= 2);
     raw_remove(&file);
     cr_assert(access(path, F_OK) < 0);
+}
+
+/* True: the second payload of a run is, but for the stamps, the first one again. */
+static bool writes_the_same_again(const struct raw_file *file, enum raw_method method, bool fresh)
+{
+    struct raw_request request = {.file = file,
+                                  .payload = 70000,
+                                  .depth = 1,
+                                  .duration_ns = INT64_C(10000000000),
+                                  .most_bytes = 140000,
+                                  .fresh = fresh};
+    struct raw_numbers numbers;
+    struct error err = {0};
+    uint8_t first[RAW_BLOCK], second[RAW_BLOCK];
+    cr_assert(raw_run(&request, method, &numbers, &err) == 0, "%s", err.text);
+    int fd = open(file->path, O_RDONLY | O_CLOEXEC);
+    cr_assert_eq(pread(fd, first, sizeof first, RAW_BLOCK), (ssize_t)sizeof first);
+    cr_assert_eq(pread(fd, second, sizeof second, (off_t)align_up(70000, RAW_BLOCK) + RAW_BLOCK),
+                 (ssize_t)sizeof second);
+    close(fd);
+    cr_assert_neq(memcmp(first, second, 8), 0);
+    return memcmp(first + 8, second + 8, sizeof first - 8) == 0;
+}
+
+Test(raw, fresh_bytes_are_made_anew_for_each_write, .init = make_folder, .fini = remove_folder)
+{
+    char path[4200];
+    struct raw_file file;
+    struct error err = {0};
+    folder_join(&folder, "raw.dat", path, sizeof path);
+    cr_assert(raw_prepare(&file, path, 4u << 20, &err) == 0, "%s", err.text);
+    cr_assert(writes_the_same_again(&file, RAW_BUFFERED, false));
+    cr_assert(!writes_the_same_again(&file, RAW_BUFFERED, true));
+    struct raw_request request = {
+        .file = &file, .payload = 70000, .depth = 4, .duration_ns = 1000000, .fresh = true};
+    struct raw_numbers numbers;
+    cr_assert_eq(raw_run(&request, RAW_DSYNC_PARALLEL, &numbers, &err), -EOPNOTSUPP);
+    raw_remove(&file);
 }
 
 Test(raw, refuses_a_file_that_is_too_small_for_what_is_under_way, .init = make_folder, .fini = remove_folder)
