@@ -325,7 +325,7 @@ out:
     return code;
 }
 
-static bool better(const struct raw_numbers *a, const struct raw_numbers *b, uint32_t depth)
+bool raw_better(const struct raw_numbers *a, const struct raw_numbers *b, uint32_t depth)
 {
     return depth == 1 ? a->latency.p50 < b->latency.p50 : a->bytes_per_s > b->bytes_per_s;
 }
@@ -347,7 +347,7 @@ int raw_rank(const struct raw_request *request, enum raw_method ranking[RAW_METH
         if (code < 0)
             return code;
         int at = count++;
-        for (; at > 0 && better(&one, &numbers[at - 1], request->depth); at--) {
+        for (; at > 0 && raw_better(&one, &numbers[at - 1], request->depth); at--) {
             numbers[at] = numbers[at - 1];
             ranking[at] = ranking[at - 1];
         }

@@ -59,8 +59,10 @@ struct raw_request {
 int raw_run(const struct raw_request *request, enum raw_method method, struct raw_numbers *result,
             struct error *err) must_check;
 
-/* Runs all methods briefly and ranks them, the best first: by p50, or by bytes per second at a depth above
- * 1. Returns how many work. */
+/* By p50, or by bytes per second at a depth above 1. */
+bool raw_better(const struct raw_numbers *a, const struct raw_numbers *b, uint32_t depth);
+
+/* Runs all methods briefly and ranks them, the best first. Returns how many work. */
 int raw_rank(const struct raw_request *request, enum raw_method ranking[RAW_METHODS],
              struct error *err) must_check;
 

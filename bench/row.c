@@ -273,24 +273,30 @@ static int run_device(struct yard *yard, struct raw_numbers *result, struct erro
         int code = raw_run(&request, yard->methods[i], &one, err);
         if (code < 0)
             return code;
-        bool better = request.depth == 1 ? one.latency.p50 < result->latency.p50
-                                         : one.bytes_per_s > result->bytes_per_s;
-        if (i == 0 || better)
+        if (i == 0 || raw_better(&one, result, request.depth))
             *result = one;
     }
     return 0;
 }
 
-/* The same, of bytes that were just made, by the best method that can do it. */
+/* The same, of bytes that were just made, by the two best of the methods that can do it. */
 static int run_fresh(struct yard *yard, struct error *err)
 {
     struct raw_request request = device_request(yard);
+    struct raw_numbers *best = &yard->fresh[yard->fresh_count];
     request.fresh = true;
-    int code = -EOPNOTSUPP;
-    for (int i = 0; i < yard->method_count && code == -EOPNOTSUPP; i++)
-        code = raw_run(&request, yard->methods[i], &yard->fresh[yard->fresh_count], err);
-    yard->fresh_count += code == 0;
-    return code;
+    for (int i = 0, done = 0; i < yard->method_count && done < 2; i++) {
+        struct raw_numbers one;
+        int code = raw_run(&request, yard->methods[i], &one, err);
+        if (code == -EOPNOTSUPP)
+            continue;
+        if (code < 0)
+            return code;
+        if (done++ == 0 || raw_better(&one, best, request.depth))
+            *best = one;
+        yard->fresh_count += done == 1;
+    }
+    return 0;
 }
 
 static int run_group_writer(struct yard *yard, struct raw_numbers *result, struct error *err)

@@ -30,7 +30,7 @@
 #define LOOKS_PER_TIME  32
 #define ROUNDS_PER_POLL 16              /* doorbells of parked sessions, new connections: a system call */
 #define DEVICE_MOST     INT64_C(250000) /* groups that take longer are slept through */
-#define LOST_NS         INT64_C(100000) /* who keeps a core that was offered for so long wants one of its own */
+#define LOST_NS         INT64_C(100000) /* who keeps an offered core for so long wants one of its own */
 
 void spin_start(struct server *server)
 {
