@@ -422,31 +422,36 @@ Test(reading, errors_while_a_sidecar_is_written_or_read_are_harmless)
     life_verify(&life);
 }
 
-/* From the n-th on no file can be opened: a segment, then its sidecar. */
-static void cannot_open(uint64_t nth)
+/* From the n-th op of the kind on that a read needs, all of them fail. */
+static void index_fails_at(enum io_kind kind, uint64_t nth, int error)
 {
     many_segments();
     life_stop(&life);
     life_start(&life);
     io_fault_set(
-        life.io, IO_OPEN,
-        &(struct fault){.action = FAULT_FAIL_BEFORE, .error = EMFILE, .nth = nth, .from_then_on = true});
+        life.io, kind,
+        &(struct fault){.action = FAULT_FAIL_BEFORE, .error = error, .nth = nth, .from_then_on = true});
     struct reading r = {.name = "old", .from = 1};
     life_read(&life, &r);
-    cr_assert_eq(r.read.result, -EMFILE, "%d", r.read.result);
+    cr_assert_eq(r.read.result, -error, "%d", r.read.result);
     reading_free(&r);
-    io_fault_clear(life.io, IO_OPEN);
+    io_fault_clear(life.io, kind);
     life_verify(&life);
 }
 
 Test(reading, a_segment_that_cannot_be_opened_is_told_and_the_next_read_works)
 {
-    cannot_open(1);
+    index_fails_at(IO_OPEN, 1, EMFILE);
 }
 
 Test(reading, a_sidecar_that_cannot_be_opened_is_told_and_the_next_read_works)
 {
-    cannot_open(2);
+    index_fails_at(IO_OPEN, 2, EMFILE);
+}
+
+Test(reading, a_header_that_cannot_be_read_is_told_and_the_next_read_works)
+{
+    index_fails_at(IO_READ, 1, EIO);
 }
 
 Test(reading, a_failed_read_is_told_and_the_next_one_works)
