@@ -49,7 +49,7 @@ static const struct argp_option argp_list[] = {
      "Of new topics: sync (default), interval:MS (answer when written, flush every MS ms) or none", 0},
     {"io", FIRST_KEY + IO, "BACKEND", 0, "auto (default), uring, pwrite or mmap", 0},
     {"spin-us", FIRST_KEY + SPIN_US, "N", 0,
-     "Look at the rings for N microseconds before sleeping (default: adaptive; 0: never)", 0},
+     "Look at rings and device for N microseconds before sleeping (default: adaptive; 0: never)", 0},
     {"commit-align", FIRST_KEY + COMMIT_ALIGN, "BYTES", 0,
      "Block size of commits (default: of the device, 4096 or more)", 0},
     {"segment", FIRST_KEY + SEGMENT, "BYTES", 0, "Length of the log's files (64M)", 0},
