@@ -158,7 +158,8 @@ each_backend(wait, a_storm_of_signals_fails_no_op)
         io_kick(f.io);
         while (result == INT64_MIN)
             io_wait(f.io, -1);
-        cr_assert_eq(result, 65536);
+        cr_assert_eq(result, 65536, "back end %d, write %llu: %lld", *backend, (unsigned long long)i,
+                     (long long)result);
     }
     cr_assert_eq(do_flush(f.io, file), 0);
     __atomic_store_n(&interrupter.stop, true, __ATOMIC_RELAXED);

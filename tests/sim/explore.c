@@ -42,6 +42,17 @@ static void watch_aborts(const struct explorer *explorer)
     sigaction(SIGSEGV, &action, NULL);
 }
 
+struct explore_options explore_in_full(void)
+{
+    return (struct explore_options){.bits = 7,
+                                    .images = 32,
+                                    .nested_every = 200,
+                                    .twice_every = 4,
+                                    .failed_every = 400,
+                                    .fault_step = 1,
+                                    .seed = 1};
+}
+
 struct explore_options explore_defaults(void)
 {
 #if defined(__SANITIZE_ADDRESS__)
@@ -54,14 +65,9 @@ struct explore_options explore_defaults(void)
                                     .failed_every = 400,
                                     .fault_step = 7,
                                     .seed = 1};
+#else
+    return explore_in_full();
 #endif
-    return (struct explore_options){.bits = 7,
-                                    .images = 32,
-                                    .nested_every = 200,
-                                    .twice_every = 4,
-                                    .failed_every = 400,
-                                    .fault_step = 1,
-                                    .seed = 1};
 }
 
 struct explore_options explore_deep(void)

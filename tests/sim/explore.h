@@ -39,6 +39,8 @@ struct explore_options {
     void *context;
 };
 struct explore_options explore_defaults(void);
+/* The same, and no less of it in a sanitized build: for a test that must find something. */
+struct explore_options explore_in_full(void);
 struct explore_options explore_deep(void);
 
 /* A crash before every event, power and kill, with the choices that `options` allow; each image is

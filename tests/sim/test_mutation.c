@@ -92,7 +92,7 @@ Test(mutation, g11_is_broken_if_a_start_does_not_wait_for_the_writes_of_a_dead_b
 /* It believes what it reads, though nothing makes that durable: it is shown, power goes, it is gone. */
 Test(mutation, g12_is_broken_if_a_start_decides_on_what_it_has_not_made_durable)
 {
-    struct explore_options broken = explore_defaults();
+    struct explore_options broken = explore_in_full();
     struct fault lie = {
         .kinds = 1u << IO_FLUSH, .classes = CLASS_SEGMENT, .count = FAULT_FOR_EVER, .lies = true};
     broken.lie_in_start = &lie;
@@ -103,7 +103,7 @@ Test(mutation, g12_is_broken_if_a_start_decides_on_what_it_has_not_made_durable)
 /* The first one: before anything is read and decided. A file that has no durable name yet is believed. */
 Test(mutation, g12_is_broken_if_a_start_does_not_sync_the_folder_before_it_decides)
 {
-    struct explore_options broken = explore_defaults();
+    struct explore_options broken = explore_in_full();
     struct fault lie = {.kinds = 1u << IO_SYNC_DIRECTORY, .count = 1, .lies = true};
     broken.lie_in_start = &lie;
     cr_assert(start_breaks("start-after-failed-flush", &broken, "is lost"));
